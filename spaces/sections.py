@@ -1,0 +1,116 @@
+"""The sections of a study's specification."""
+
+from typing import Literal, final
+
+from pydantic import Field, StrictFloat, StrictInt, field_validator, model_validator
+
+from .errors import SpecError
+from .model import SpecModel
+from .suggest import listed
+
+BOUND_STAGES = ("ibp", "crown-ibp", "crown", "alpha-crown")
+Stage = Literal["ibp", "pgd", "crown-ibp", "crown", "alpha-crown"]
+
+
+@final
+class Ramp(SpecModel):
+    """The part of training over which epsilon grows from 0 to its full size: fractions of all epochs."""
+
+    start: StrictFloat = Field(default=0.0, ge=0, lt=1)
+    end: StrictFloat = Field(default=0.6, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Ramp":
+        if not self.start < self.end:
+            raise SpecError(f"end must be above start, got start {self.start:g} and end {self.end:g}")
+        return self
+
+
+@final
+class Scheduler(SpecModel):
+    """Which trials are stopped early.
+
+    Attributes:
+        kind: `stopping`: after each rung the trials of the best 1/eta go on; `none`: every trial is trained to its end.
+        eta: factor between rungs, and one over the share that goes on.
+        first_rung: epochs at the first rung; by default two rungs before the last one.
+    """
+
+    kind: Literal["stopping", "none"] = "stopping"
+    eta: StrictInt = Field(default=3, ge=2)
+    first_rung: StrictInt | None = Field(default=None, ge=1)
+
+    def rungs(self, epochs: int) -> tuple[int, ...]:
+        """Epochs after which trials are compared: first_rung * eta^k, and `epochs` last.
+
+        A rung that would lie closer to the end than half a step (a factor of sqrt(eta)) is left out.
+        """
+        if self.kind == "none":
+            return (epochs,)
+        rung = self.first_rung or max(1, epochs // self.eta**2)
+        rungs = []
+        while rung**2 * self.eta <= epochs**2 and rung < epochs:
+            rungs.append(rung)
+            rung *= self.eta
+        return (*rungs, epochs)
+
+
+@final
+class Verification(SpecModel):
+    """How networks are scored.
+
+    Attributes:
+        samples: how many samples of the validation split are scored at each rung; all by default.
+        test_samples: the same of the test split, scored once for the final front.
+        stages: after the natural error, in this order; each sees only what is still undecided.
+        pgd_steps, pgd_restarts: of the attack.
+        max_crown_samples, max_alpha_crown_samples: undecided samples that these stages may take at each report, those
+            closest to a proof first; the others stay unknown. All by default.
+        alpha_iterations: gradient steps of alpha-CROWN.
+        grid: fractions of epsilon whose mean verified accuracy is `verified_auc`.
+        audit: verified samples that are attacked as well, to find unsound bounds; null for all.
+        batch_size: samples that are bounded at once; it changes memory and speed, never a verdict.
+    """
+
+    samples: StrictInt | None = Field(default=None, ge=1)
+    test_samples: StrictInt | None = Field(default=None, ge=1)
+    stages: tuple[Stage, ...] = ("ibp", "pgd", "crown-ibp", "crown")
+    pgd_steps: StrictInt = Field(default=20, ge=1)
+    pgd_restarts: StrictInt = Field(default=1, ge=1)
+    max_crown_samples: StrictInt | None = Field(default=None, ge=0)
+    max_alpha_crown_samples: StrictInt | None = Field(default=None, ge=0)
+    alpha_iterations: StrictInt = Field(default=20, ge=1)
+    grid: tuple[StrictFloat, ...] = Field(default=(0.25, 0.5, 0.75, 1.0), min_length=1)
+    audit: StrictInt | None = Field(default=32, ge=0)
+    batch_size: StrictInt = Field(default=256, ge=1)
+
+    @field_validator("stages")
+    @classmethod
+    def _check_stages(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        if len(set(stages)) < len(stages):
+            raise SpecError(f"stages must name each stage once, got {listed(stages)}")
+        if not set(stages) & set(BOUND_STAGES):
+            raise SpecError(
+                f"stages must have one that proves ({listed(BOUND_STAGES)}), got {listed(stages) or 'none'}"
+            )
+        return stages
+
+    @field_validator("grid")
+    @classmethod
+    def _check_grid(cls, grid: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < fraction <= 1 for fraction in grid) or list(grid) != sorted(set(grid)):
+            raise SpecError(f"grid must be growing fractions of epsilon above 0 and at most 1, got {list(grid)}")
+        return grid
+
+
+@final
+class Resources(SpecModel):
+    """What trials run on.
+
+    Attributes:
+        workers: trials at the same time; as many as fit by default.
+    """
+
+    cpus_per_trial: StrictFloat = Field(default=1.0, gt=0)
+    gpus_per_trial: StrictFloat = Field(default=0.0, ge=0)
+    workers: StrictInt | None = Field(default=None, ge=1)
