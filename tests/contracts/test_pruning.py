@@ -1,0 +1,130 @@
+"""Every score, distribution and schedule keeps the promises of its base class."""
+
+import itertools
+
+import pytest
+import torch
+from sparsevlr.trainables.mask import Mask, prunable_weights
+from sparsevlr.trainables.pruning import DISTRIBUTIONS, SCHEDULES, SCORES, kept_weights, prune
+from torch import nn
+
+PAIRS = list(itertools.product(SCORES, DISTRIBUTIONS))
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 7), nn.ReLU(), nn.Linear(7, 3))
+
+
+def pruned(score: str, distribution: str, sparsity: float, mask: Mask | None = None, seed: int = 0) -> Mask:
+    net = network()
+    return prune(
+        net,
+        mask or Mask.dense(net),
+        score=SCORES[score](),
+        distribution=DISTRIBUTIONS[distribution](),
+        sparsity=sparsity,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+@pytest.mark.parametrize(("score", "distribution"), PAIRS)
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 1 / 3, 0.5, 0.9, 0.99])
+def test_reaches_the_sparsity_exactly(score: str, distribution: str, sparsity: float) -> None:
+    mask = pruned(score, distribution, sparsity)
+    assert mask.kept == kept_weights(mask.total, sparsity) == round((1 - sparsity) * mask.total)
+
+
+@pytest.mark.parametrize(("score", "distribution"), PAIRS)
+def test_pruned_weights_never_come_back_on_the_way_up(score: str, distribution: str) -> None:
+    mask = None
+    for step, sparsity in enumerate([0.1, 0.11, 0.35, 0.36, 0.8, 0.81, 0.97]):
+        new = pruned(score, distribution, sparsity, mask, seed=step)
+        assert new.kept == kept_weights(new.total, sparsity)
+        if mask is not None:
+            assert all(bool((new[name] <= mask[name]).all()) for name in new)
+        mask = new
+
+
+@pytest.mark.parametrize(("score", "distribution"), PAIRS)
+def test_a_sparser_mask_stays_as_it_is(score: str, distribution: str) -> None:
+    mask = pruned(score, distribution, 0.9)
+    assert pruned(score, distribution, 0.5, mask) is mask
+
+
+@pytest.mark.parametrize(("score", "distribution"), PAIRS)
+def test_masks_are_reproducible(score: str, distribution: str) -> None:
+    first, second = pruned(score, distribution, 0.7, seed=3), pruned(score, distribution, 0.7, seed=3)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_scores_are_finite_and_shaped_like_the_weights(score: str) -> None:
+    weights = prunable_weights(network())
+    scores = SCORES[score]().scores(weights, torch.Generator().manual_seed(0))
+    assert scores.keys() == weights.keys()
+    for name, values in scores.items():
+        assert values.shape == weights[name].shape
+        assert bool(values.isfinite().all())
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("kept", [0, 1, 5, 42, 131, 132])
+def test_allocations_sum_up_and_fit(distribution: str, kept: int) -> None:
+    scores = {name: weight.abs() for name, weight in prunable_weights(network()).items()}
+    allocation = DISTRIBUTIONS[distribution]().allocate(scores, kept)
+    assert sum(allocation.values()) == kept
+    assert all(0 <= allocation[name] <= scores[name].numel() for name in scores)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_schedules_rise_from_at_least_0_to_1(schedule: str) -> None:
+    fractions = [SCHEDULES[schedule]().fraction(step / 1000) for step in range(1001)]
+    assert all(0 <= fraction <= 1 for fraction in fractions)
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
+    assert SCHEDULES[schedule].description
+
+
+def test_magnitude_removes_the_smallest_and_global_looks_across_layers() -> None:
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[4.0, -3.0], [0.1, 5.0]]))
+        net[1].weight.copy_(torch.tensor([[0.2, -0.3], [0.4, 9.0]]))
+    generator = torch.Generator()
+    arguments = {"score": SCORES["magnitude"](), "sparsity": 0.5, "generator": generator}
+    by_network = prune(net, Mask.dense(net), distribution=DISTRIBUTIONS["global"](), **arguments)
+    assert by_network["0.weight"].tolist() == [[True, True], [False, True]]
+    assert by_network["1.weight"].tolist() == [[False, False], [False, True]]
+    by_layer = prune(net, Mask.dense(net), distribution=DISTRIBUTIONS["uniform"](), **arguments)
+    assert by_layer["0.weight"].tolist() == [[True, False], [False, True]]
+    assert by_layer["1.weight"].tolist() == [[False, False], [True, True]]
+
+
+def test_ties_keep_the_lower_index() -> None:
+    net = nn.Sequential(nn.Linear(4, 1, bias=False))
+    with torch.no_grad():
+        net[0].weight.fill_(1.0)
+    mask = prune(
+        net,
+        Mask.dense(net),
+        score=SCORES["magnitude"](),
+        distribution=DISTRIBUTIONS["global"](),
+        sparsity=0.5,
+        generator=torch.Generator(),
+    )
+    assert mask["0.weight"].tolist() == [[True, True, False, False]]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options"),
+    [
+        ("one-shot", {"at": 1.0}),
+        ("one-shot", {"at": -0.1}),
+        ("gradual", {"start": 0.5, "end": 0.5}),
+        ("gradual", {"end": 1.1}),
+    ],
+)
+def test_impossible_schedules_are_refused(schedule: str, options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="fraction"):
+        SCHEDULES[schedule](**options)

@@ -1,0 +1,144 @@
+"""A whole trial without Ray: scores that agree with each other, and runs that agree bit by bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsevlr.results import Record
+from sparsevlr.results.location import Location, locate
+from sparsevlr.spaces import StudySpec, TrialConfig
+from sparsevlr.spaces.datasets import Dataset
+from sparsevlr.trainables import Diverged, Trial, run_trial
+from sparsevlr.trainables.checkpoint import Checkpoint
+from sparsevlr.trainables.errors import CheckpointError
+from sparsevlr.trainables.pruning import kept_weights
+
+TIMES = ("time", "train_seconds", "verify_seconds")
+
+
+def config(**changes: object) -> TrialConfig:
+    values = {
+        "architecture": "mlp",
+        "architecture.hidden": [24, 24],
+        "sparsity": 0.9,
+        "score": "magnitude",
+        "distribution": "global",
+        "schedule": "gradual",
+        "schedule.end": 0.5,
+        "loss": "ibp",
+        "optimizer": "adam",
+        "optimizer.learning_rate": 0.005,
+    }
+    return TrialConfig(trial_id="00007", seed=11, values=values | changes)
+
+
+def timeless(record: Record) -> dict[str, object]:
+    return {name: value for name, value in record.to_dict().items() if name not in (*TIMES, "checkpoint")}
+
+
+def study(path: Path) -> Location:
+    (path / "checkpoints").mkdir(parents=True)
+    return locate(path)
+
+
+def test_reports_every_rung_and_every_column(spec: StudySpec, digits: Dataset, tmp_path: Path) -> None:
+    records = run_trial(config(), spec, digits, location=study(tmp_path / "study"))
+    assert [record.epoch for record in records] == list(spec.rungs) == [1, 2, 4]
+    for record in records:
+        empty = [name for name, value in record.to_dict().items() if value is None]
+        assert set(empty) <= {"error", "parent", "decision"}
+        assert record.n_verified + record.n_falsified + record.n_unknown == record.samples == 60
+        assert record.verified_accuracy <= record.adversarial_accuracy <= record.natural_accuracy
+        assert record.verified_low <= record.verified_accuracy <= record.verified_high
+        assert record.verified_accuracy == record.n_verified / record.samples
+        assert record.sparsity == 1 - record.nonzero_weights / record.total_weights
+    last = records[-1]
+    assert last.total_weights == 64 * 24 + 24 * 24 + 24 * 10
+    assert last.nonzero_weights == kept_weights(last.total_weights, 0.9) == last.macs
+    dense_bytes = 4 * (last.total_weights + 24 + 24 + 10)
+    assert last.size_bytes < dense_bytes / 4
+
+
+@pytest.mark.parametrize("architecture", ["cnn-small", "resnet-small"])
+def test_pruned_weights_stay_zero_and_the_target_is_met(
+    spec: StudySpec, digits: Dataset, tmp_path: Path, architecture: str
+) -> None:
+    values = {"architecture": architecture, "architecture.width": 0.25}
+    plain = {name: value for name, value in config().values.items() if not name.startswith("architecture")}
+    location = study(tmp_path / "study")
+    records = run_trial(TrialConfig(trial_id="1", seed=0, values=plain | values), spec, digits, location=location)
+    checkpoint = Checkpoint.load(location, records[-1].checkpoint)
+    assert checkpoint.mask.kept == kept_weights(checkpoint.mask.total, 0.9)
+    for name, kept in checkpoint.mask.items():
+        assert bool((checkpoint.weights[name][~kept] == 0).all())
+
+
+def test_the_same_seed_gives_the_same_records_and_another_does_not(spec: StudySpec, digits: Dataset) -> None:
+    first, second = (list(map(timeless, run_trial(config(), spec, digits))) for _ in range(2))
+    assert first == second
+    other = TrialConfig(trial_id="00007", seed=12, values=config().values)
+    assert list(map(timeless, run_trial(other, spec, digits))) != first
+
+
+@pytest.mark.parametrize("schedule", [{}, {"schedule": "one-shot", "schedule.at": 0.3, "schedule.end": None}])
+@pytest.mark.parametrize("cut", [0, 1])
+def test_a_trial_that_resumes_is_the_trial_that_never_stopped(
+    spec: StudySpec, digits: Dataset, tmp_path: Path, cut: int, schedule: dict[str, object]
+) -> None:
+    values = {name: value for name, value in (dict(config().values) | schedule).items() if value is not None}
+    one = TrialConfig(trial_id="00007", seed=11, values=values)
+    location = study(tmp_path / "through")
+    through = run_trial(one, spec, digits, location=location)
+    other = study(tmp_path / "cut")
+    before = run_trial(one, spec, digits, location=other, on_report=lambda record: record.rung < cut)
+    resumed = Trial(one, spec, digits, location=other)
+    resumed.restore(before[-1].checkpoint)
+    after = []
+    while not resumed.finished:
+        after.append(resumed.advance())
+    assert list(map(timeless, [*before, *after])) == list(map(timeless, through))
+    ends = [Checkpoint.load(where, through[-1].checkpoint) for where in (location, other)]
+    for name, weights in ends[0].weights.items():
+        assert torch.equal(weights, ends[1].weights[name])
+    for name, kept in ends[0].mask.items():
+        assert torch.equal(kept, ends[1].mask[name])
+
+
+def test_what_ran_before_in_the_same_process_changes_nothing(spec: StudySpec, digits: Dataset) -> None:
+    alone = list(map(timeless, run_trial(config(), spec, digits)))
+    torch.manual_seed(999)
+    run_trial(config(**{"architecture.hidden": [7]}), spec, digits, on_report=lambda record: False)
+    assert list(map(timeless, run_trial(config(), spec, digits))) == alone
+
+
+def test_a_diverging_trial_says_so(spec: StudySpec, digits: Dataset) -> None:
+    with pytest.raises(Diverged, match=r"epoch \d+ at epsilon .*learning_rate"):
+        run_trial(config(**{"optimizer.learning_rate": 1e30}), spec, digits)
+
+
+def test_a_checkpoint_of_another_configuration_or_a_damaged_one_is_refused(
+    spec: StudySpec, digits: Dataset, tmp_path: Path
+) -> None:
+    location = study(tmp_path / "study")
+    path = run_trial(config(), spec, digits, location=location, on_report=lambda record: False)[0].checkpoint
+    other = Trial(config(sparsity=0.5), spec, digits, location=location)
+    with pytest.raises(CheckpointError, match="configuration"):
+        other.restore(path)
+    weights = tmp_path / "study" / path / "weights.safetensors"
+    content = weights.read_bytes()
+    for damaged in (content[:-1], content[:-1] + bytes([content[-1] ^ 1]), b""):
+        weights.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="not the file that was written"):
+            Trial(config(), spec, digits, location=location).restore(path)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Trial(config(), spec, digits, location=location).restore(path)
+
+
+def test_the_test_split_is_scored_on_demand_only(spec: StudySpec, digits: Dataset) -> None:
+    trial = Trial(config(), spec, digits)
+    while not trial.finished:
+        assert trial.advance().split == "validation"
+    record = trial.score_on_test()
+    assert (record.split, record.samples, record.rung) == ("test", 40, 2)

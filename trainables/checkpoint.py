@@ -1,0 +1,108 @@
+"""Checkpoints: safetensors and JSON, written so that a reader sees all of one or none of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as tensors
+from torch import Tensor, nn
+
+from ..results import paths
+from ..results.location import Location
+from .errors import CheckpointError
+from .mask import Mask
+
+WEIGHTS, MASK, OPTIMIZER, STATE = "weights.safetensors", "mask.safetensors", "optimizer.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a trial needs to go on as if it had never stopped.
+
+    Data order, attack and pruning randomness are functions of the trial's seed and the epoch, so no random state is
+    kept; the ramp and the learning rate are functions of the epoch.
+
+    Attributes:
+        epoch: number of epochs trained.
+        weights: state of the network, by torch's names; buffers included.
+        mask: which weights are kept.
+        optimizer: moments by `name/parameter`, empty where the optimizer is no longer needed.
+        train_seconds, verify_seconds: what training and verification have cost so far.
+        fingerprint: of the configuration that was trained.
+    """
+
+    epoch: int
+    weights: Mapping[str, Tensor]
+    mask: Mask
+    optimizer: Mapping[str, Tensor]
+    train_seconds: float
+    verify_seconds: float
+    fingerprint: str
+
+    def save(self, location: Location, path: str) -> None:
+        """Write to the folder `path` of a study; `state.json`, the last file, makes the checkpoint valid."""
+        files = {
+            WEIGHTS: tensors.save({name: tensor.contiguous() for name, tensor in self.weights.items()}),
+            MASK: tensors.save(dict(self.mask)),
+            OPTIMIZER: tensors.save({name: tensor.contiguous() for name, tensor in self.optimizer.items()}),
+        }
+        state = {
+            "epoch": self.epoch,
+            "train_seconds": self.train_seconds,
+            "verify_seconds": self.verify_seconds,
+            "fingerprint": self.fingerprint,
+            "sha256": {name: sha256(content).hexdigest() for name, content in files.items()},
+        }
+        files[STATE] = json.dumps(state, indent=1).encode()
+        for name, content in files.items():
+            location.replace(f"{path}/{name}", content)
+
+    @classmethod
+    def load(cls, location: Location, path: str) -> Checkpoint:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: the checkpoint is missing, incomplete or changed since it was written.
+            UnsafePath: the path leads outside the study.
+        """
+        paths.check_checkpoint(path)
+        try:
+            state = json.loads(location.read(f"{path}/{STATE}"))
+            content = {name: location.read(f"{path}/{name}") for name in (WEIGHTS, MASK, OPTIMIZER)}
+            for name, data in content.items():
+                if sha256(data).hexdigest() != state["sha256"][name]:
+                    raise CheckpointError(f"checkpoint {path}/{name} is not the file that was written there")
+            return cls(
+                epoch=int(state["epoch"]),
+                weights=tensors.load(content[WEIGHTS]),
+                mask=Mask(tensors.load(content[MASK])),
+                optimizer=tensors.load(content[OPTIMIZER]),
+                train_seconds=float(state["train_seconds"]),
+                verify_seconds=float(state["verify_seconds"]),
+                fingerprint=str(state["fingerprint"]),
+            )
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
+    """The state of an optimizer as flat tensors, keyed `entry/parameter name`."""
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    return {
+        f"{entry}/{names[parameter]}": torch.as_tensor(value)
+        for parameter, state in optimizer.state.items()
+        for entry, value in state.items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, flat: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` took out."""
+    parameters = dict(network.named_parameters())
+    for key, value in flat.items():
+        entry, _, name = key.partition("/")
+        optimizer.state[parameters[name]][entry] = value

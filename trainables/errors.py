@@ -1,0 +1,13 @@
+"""Ends of a trial that a study records and survives."""
+
+
+class TrialError(Exception):
+    """A trial cannot go on; the message is what the study records. The study itself goes on."""
+
+
+class Diverged(TrialError):
+    """The training loss is not finite any more."""
+
+
+class CheckpointError(TrialError):
+    """A checkpoint is missing, incomplete or does not fit the network it is loaded into."""

@@ -1,0 +1,139 @@
+"""From the names in a configuration to objects: the only place that does so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..spaces import SpecError, StudySpec, TrialConfig
+from ..spaces.architectures import architecture_options, build_architecture
+from .bounds import UnsupportedLayer, trace
+from .certified_training import LOSSES, CertifiedLoss
+from .optimizers import OPTIMIZERS, Adam
+from .pruning import DISTRIBUTIONS, SCHEDULES, SCORES, Distribution, Schedule, Score
+from .verification import auto_lirpa
+
+FAMILIES: dict[str, Mapping[str, type[Any]]] = {
+    "score": SCORES,
+    "distribution": DISTRIBUTIONS,
+    "schedule": SCHEDULES,
+    "loss": LOSSES,
+    "optimizer": OPTIMIZERS,
+}
+CHECKED_SAMPLES = 256
+
+
+@dataclass(frozen=True)
+class Methods:
+    """The methods of one trial, checked."""
+
+    architecture: str
+    architecture_options: Mapping[str, Any]
+    score: Score
+    distribution: Distribution
+    schedule: Schedule
+    loss: CertifiedLoss
+    optimizer: Adam
+
+    @classmethod
+    def of(cls, config: TrialConfig) -> Methods:
+        """The methods that `config` names.
+
+        Raises:
+            SpecError: an unknown family, method or option, a family that is left out, or an option's impossible value.
+        """
+        known = ("architecture", "sparsity", *FAMILIES)
+        for name in config.values:
+            family = name.partition(".")[0]
+            if family not in known:
+                raise SpecError(f"space.{name}: there is no {family!r} to choose{_hint(family, known)}")
+        architecture, architecture_options = config.method("architecture")
+        return cls(
+            architecture=architecture,
+            architecture_options=architecture_options,
+            **{family: build_method(family, *config.method(family)) for family in FAMILIES},
+        )
+
+    def build_network(self, shape: tuple[int, ...], classes: int, *, allow_code: bool = False) -> nn.Sequential:
+        """A fresh network for inputs of `shape`, initialised from torch's global random state."""
+        return build_architecture(self.architecture, self.architecture_options, shape, classes, allow_code=allow_code)
+
+
+def build_method(family: str, name: str, options: Mapping[str, Any]) -> Any:
+    """The method `name` of `family` with its options.
+
+    Raises:
+        SpecError: unknown name or option, or an option's impossible value.
+    """
+    table = FAMILIES[family]
+    if name not in table:
+        raise SpecError(f"space.{family}: there is no {family} {name!r}{_hint(name, table)}")
+    known = [field.name for field in fields(table[name])]
+    for option in options:
+        if option not in known:
+            has = f"its options are {', '.join(known)}" if known else "it has no options"
+            raise SpecError(
+                f"space.{family}.{option}: {family} {name!r} has no such option ({has}); "
+                f"remove the key or limit it with `when: {{{family}: ...}}`"
+            )
+    try:
+        return table[name](**options)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"space.{family}: {error}") from error
+
+
+def fingerprint(config: TrialConfig, spec: StudySpec) -> str:
+    """What `config` trains to within `spec`, as 16 hexadecimal digits; options at their default leave no trace."""
+    defaults = {
+        f"architecture.{name}": value
+        for name, value in (architecture_options(config.method("architecture")[0]) or {}).items()
+    }
+    for family, table in FAMILIES.items():
+        method = table[config.method(family)[0]]
+        defaults |= {f"{family}.{f.name}": f.default for f in fields(method) if f.default is not MISSING}
+    return config.fingerprint(spec.constants(), defaults)
+
+
+def check_space(spec: StudySpec, shape: tuple[int, ...], classes: int, *, allow_code: bool = False) -> None:
+    """Refuse a study whose space holds an impossible configuration, before any trial runs.
+
+    A seeded sample of 256 configurations is resolved, every number of the space at both of its ends as well; each
+    architecture among them is built once, without memory for its weights, and walked by the bounds.
+
+    Raises:
+        SpecError: naming the key and the rule it breaks.
+    """
+    if "alpha-crown" in spec.verification.stages and auto_lirpa.installed_version() is None:
+        raise SpecError(f"verification.stages has alpha-crown, which needs auto_LiRPA: {auto_lirpa.INSTALL}")
+    rng = np.random.default_rng(0)
+    seen: set[str] = set()
+    for index in range(CHECKED_SAMPLES):
+        # The first two take every number at its low, then at its high end.
+        values = spec.space.sample(
+            lambda name, parameter, end=index: (
+                parameter.limits()[end] if end < 2 and parameter.limits() else parameter.random(rng)
+            )
+        )
+        methods = Methods.of(TrialConfig(trial_id="check", seed=0, values=values))
+        key = f"{methods.architecture} {sorted(methods.architecture_options.items())}"
+        if key in seen:
+            continue
+        seen.add(key)
+        with torch.device("meta"):
+            network = methods.build_network(shape, classes, allow_code=allow_code)
+        try:
+            trace(network, shape)
+        except UnsupportedLayer as error:
+            raise SpecError(f"space.architecture {methods.architecture!r}: {error}") from error
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f" (there are {', '.join(known)})"

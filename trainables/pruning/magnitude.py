@@ -1,0 +1,22 @@
+"""Magnitude score (Han et al. 2015, arXiv 1506.02626)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Score
+
+
+@dataclass(frozen=True)
+class Magnitude(Score):
+    """A weight is worth its absolute value."""
+
+    description: ClassVar[str] = "score: absolute value of the weight"
+
+    def scores(self, weights: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        return {name: weight.detach().abs() for name, weight in weights.items()}

@@ -1,0 +1,82 @@
+"""The thin Ray Trainable around a trial."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from ..results import Record
+from ..results.location import Location
+from ..spaces import StudySpec, TrialConfig
+from ..spaces.datasets import Dataset
+from .errors import TrialError
+from .trial import Trial
+
+POINTER = "checkpoint.json"
+
+
+class RayTrial(tune.Trainable):
+    """One step is one rung; the result is the rung's record as JSON.
+
+    A trial that fails reports its error as a result, so that the worker lives on for the next trial. Ray's checkpoint
+    is only a pointer to the study's own; its folder is disposable.
+    """
+
+    def setup(
+        self, config: dict[str, Any], *, spec: dict[str, Any], data: Dataset, study: Location, allow_code: bool
+    ) -> None:
+        # One thread a trial: trials run side by side, and the same configuration gives the same bits.
+        torch.set_num_threads(max(1, int(spec["resources"]["cpus_per_trial"])))
+        torch.use_deterministic_algorithms(True)
+        self._spec, self._data, self._allow_code = StudySpec.from_dict(spec), data, allow_code
+        self._location = study
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        try:
+            if self._trial is None:
+                self._trial = self._build()
+            record = self._trial.advance()
+        except Exception as error:
+            # Whatever ends a trial is recorded and ends that trial only. The network goes with it: its memory may be
+            # what the next trial on this worker needs.
+            self._trial = None
+            record = Record(event="failed", trial_id=self._config.trial_id, error=_description(error))
+        self._checkpoint = record.checkpoint
+        return {"record": json.dumps(record.to_dict())}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        (Path(checkpoint_dir) / POINTER).write_text(json.dumps({"path": self._checkpoint}))
+
+    def load_checkpoint(self, checkpoint: str | dict[str, Any] | None) -> None:
+        assert isinstance(checkpoint, str)
+        self._checkpoint = json.loads((Path(checkpoint) / POINTER).read_text())["path"]
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._config = TrialConfig.from_json(config["trial"])
+        self._trial: Trial | None = None
+        self._checkpoint: str | None = None
+
+    def _build(self) -> Trial:
+        trial = Trial(self._config, self._spec, self._data, location=self._location, allow_code=self._allow_code)
+        if self._checkpoint is not None:
+            trial.restore(self._checkpoint)
+        return trial
+
+
+def _description(error: Exception) -> str:
+    """What the study records: one line for the ends a trial may have, the place as well for anything unforeseen."""
+    line = f"{type(error).__name__}: {error}"
+    if isinstance(error, TrialError | ValueError | MemoryError | torch.OutOfMemoryError):
+        return line
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{line} ({Path(frame.filename).name}:{frame.lineno} in {frame.name})"

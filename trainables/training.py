@@ -1,0 +1,158 @@
+"""The one training loop: prune on schedule, ramp epsilon, step."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import nn
+
+from ..spaces import StudySpec
+from ..spaces.datasets import Dataset
+from .bounds import input_box, trace
+from .certified_training import Batch, SmoothedRamp, ibp_initialise_
+from .checkpoint import Checkpoint, load_optimizer, optimizer_tensors
+from .errors import CheckpointError, Diverged
+from .mask import Mask
+from .methods import Methods
+from .pruning import prune
+from .seeds import derived_seed, generator
+
+
+class Training:
+    """One network on its way from initialisation to the last epoch.
+
+    Progress, the ramp and all schedules count optimizer steps; randomness is derived from the seed and the epoch.
+    A training that is saved and loaded between epochs goes on exactly as one that was never interrupted.
+
+    Args:
+        methods: what to train, prune and optimise with.
+        target_sparsity: fraction of weights to remove in the end.
+        spec: the study's constants: epochs, batch size, epsilon, ramp.
+        data: the training split is the only one looked at.
+        seed: of initialisation, data order and random pruning.
+        device: where to train.
+        allow_code: whether an architecture of the user's own may run.
+    """
+
+    def __init__(
+        self,
+        methods: Methods,
+        target_sparsity: float,
+        spec: StudySpec,
+        data: Dataset,
+        seed: int,
+        *,
+        device: torch.device,
+        allow_code: bool = False,
+    ) -> None:
+        self._methods, self._target, self._spec, self._data, self._seed = methods, target_sparsity, spec, data, seed
+        self._device = device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(seed, "build"))
+            self.network: nn.Sequential = methods.build_network(data.shape, data.classes, allow_code=allow_code)
+        ibp_initialise_(self.network, generator(seed, "initialise"))
+        self.network.to(device)
+        self.graph = trace(self.network, data.shape)
+        self.mask = Mask.dense(self.network)
+        self._optimizer = methods.optimizer.build(self.network.parameters())
+        self.epoch = 0
+        self.train_seconds = 0.0
+        samples = len(data.train.y)
+        self._batch_size = min(spec.batch_size, samples)
+        self._steps_per_epoch = samples // self._batch_size
+        total_steps = spec.epochs * self._steps_per_epoch
+        self._ramp = SmoothedRamp(spec.ramp.start * total_steps, spec.ramp.end * total_steps)
+
+    def train_until(self, epoch: int) -> None:
+        """Train until `epoch` epochs are done.
+
+        Raises:
+            Diverged: the loss is not finite.
+        """
+        started = time.perf_counter()
+        while self.epoch < epoch:
+            self._train_epoch()
+            self.epoch += 1
+        # A schedule may fall due exactly at the end of an epoch: what is scored then is already pruned.
+        self._prune(self.epoch * self._steps_per_epoch)
+        self.train_seconds += time.perf_counter() - started
+
+    @property
+    def ramp(self) -> float:
+        """Position on the epsilon ramp, epsilon / target epsilon, in [0, 1]."""
+        return self._ramp.value(self.epoch * self._steps_per_epoch)
+
+    def checkpoint(self, fingerprint: str, verify_seconds: float) -> Checkpoint:
+        """The state between two epochs; at the last one without the optimizer."""
+        finished = self.epoch >= self._spec.epochs
+        return Checkpoint(
+            epoch=self.epoch,
+            weights=dict(self.network.state_dict()),
+            mask=self.mask,
+            optimizer={} if finished else optimizer_tensors(self._optimizer, self.network),
+            train_seconds=self.train_seconds,
+            verify_seconds=verify_seconds,
+            fingerprint=fingerprint,
+        )
+
+    def restore(self, checkpoint: Checkpoint, fingerprint: str) -> None:
+        """Go on from a checkpoint of the same configuration.
+
+        Raises:
+            CheckpointError: it belongs to another configuration.
+        """
+        if checkpoint.fingerprint != fingerprint:
+            raise CheckpointError(
+                f"the checkpoint is of configuration {checkpoint.fingerprint}, this trial's is {fingerprint}"
+            )
+        self.network.load_state_dict(checkpoint.weights)
+        self.mask = checkpoint.mask
+        load_optimizer(self._optimizer, self.network, checkpoint.optimizer)
+        self.epoch, self.train_seconds = checkpoint.epoch, checkpoint.train_seconds
+
+    def _train_epoch(self) -> None:
+        self.network.train()
+        samples = len(self._data.train.y)
+        order = torch.randperm(samples, generator=generator(self._seed, "order", self.epoch)).numpy()
+        for index in range(self._steps_per_epoch):
+            step = self.epoch * self._steps_per_epoch + index
+            self._prune(step)
+            # The remainder below a whole batch is left out; the next epoch's order leaves out others.
+            chosen = order[index * self._batch_size : (index + 1) * self._batch_size]
+            x = torch.from_numpy(self._data.train.x[chosen]).to(self._device)
+            y = torch.from_numpy(self._data.train.y[chosen]).to(self._device)
+            self._step(x, y, step)
+
+    def _step(self, x: torch.Tensor, y: torch.Tensor, step: int) -> None:
+        ramp = self._ramp.value(step)
+        centre, radius = input_box(x, ramp * self._spec.epsilon, self._data.low, self._data.high)
+        loss = self._methods.loss.loss(self.graph, Batch(x, y, centre, radius, ramp))
+        if not torch.isfinite(loss):
+            raise Diverged(
+                f"the loss became {loss.item()} in epoch {self.epoch + 1} at epsilon {ramp * self._spec.epsilon:.3g}; "
+                f"a lower optimizer.learning_rate or a longer ramp may help"
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.mask.zero_gradients_(self.network)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self._methods.optimizer.clip)
+        rate = self._methods.optimizer.rate(step / (self._spec.epochs * self._steps_per_epoch))
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        self.mask.apply_(self.network)
+
+    def _prune(self, step: int) -> None:
+        progress = step / (self._spec.epochs * self._steps_per_epoch)
+        mask = prune(
+            self.network,
+            self.mask,
+            score=self._methods.score,
+            distribution=self._methods.distribution,
+            sparsity=self._target * self._methods.schedule.fraction(progress),
+            generator=generator(self._seed, "prune", step),
+        )
+        if mask is not self.mask:
+            self.mask = mask
+            mask.apply_(self.network)

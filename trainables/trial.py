@@ -1,0 +1,202 @@
+"""A trial, free of Ray: train to a rung, score, save, report; then on to the next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from ..results import Record
+from ..results.intervals import wilson_interval
+from ..results.location import Location
+from ..results.paths import checkpoint_path
+from ..spaces import StudySpec, TrialConfig
+from ..spaces.datasets import Dataset
+from .accounting import network_cost
+from .bounds import input_box, unstable_relu_fraction
+from .checkpoint import Checkpoint
+from .methods import Methods, fingerprint
+from .seeds import derived_seed
+from .training import Training
+from .verification import CascadeOptions, verified_over_grid, verify
+
+
+class Trial:
+    """One configuration of a study, trained and scored rung by rung.
+
+    Args:
+        config: the configuration.
+        spec: the study it belongs to.
+        data: its data set; training sees the training split only, the search the validation split only.
+        location: the study's folder, where checkpoints go; None keeps none.
+        allow_code: whether an architecture of the user's own may run.
+
+    Raises:
+        SpecError: the configuration is impossible.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        spec: StudySpec,
+        data: Dataset,
+        *,
+        location: Location | None = None,
+        allow_code: bool = False,
+    ) -> None:
+        self._config, self._spec, self._data, self._location = config, spec, data, location
+        self._fingerprint = fingerprint(config, spec)
+        self._device = torch.device("cuda" if spec.resources.gpus_per_trial and torch.cuda.is_available() else "cpu")
+        self._verify_seconds = 0.0
+        self._training = Training(
+            Methods.of(config),
+            config.target_sparsity,
+            spec,
+            data,
+            config.seed,
+            device=self._device,
+            allow_code=allow_code,
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last rung is reached."""
+        return self._training.epoch >= self._spec.epochs
+
+    def advance(self) -> Record:
+        """Train to the next rung, score on the validation split, save, and report.
+
+        Raises:
+            Diverged: the loss is not finite.
+            SoundnessError: a sample was verified and falsified at once.
+        """
+        rung = next(index for index, epoch in enumerate(self._spec.rungs) if epoch > self._training.epoch)
+        self._training.train_until(self._spec.rungs[rung])
+        record = self._score(rung, "validation")
+        if self._location is None:
+            return record
+        path = checkpoint_path(self._config.trial_id, f"rung-{rung}")
+        self._training.checkpoint(self._fingerprint, self._verify_seconds).save(self._location, path)
+        return replace(record, checkpoint=path)
+
+    def restore(self, path: str) -> None:
+        """Go on from the checkpoint at `path` of the study.
+
+        Raises:
+            CheckpointError: it is unreadable or belongs to another configuration.
+        """
+        assert self._location is not None
+        checkpoint = Checkpoint.load(self._location, path)
+        self._training.restore(checkpoint, self._fingerprint)
+        self._verify_seconds = checkpoint.verify_seconds
+
+    def score_on_test(self) -> Record:
+        """Score the finished network on the test split; the search never calls this."""
+        return self._score(len(self._spec.rungs) - 1, "test")
+
+    def _score(self, rung: int, split_name: str) -> Record:
+        spec, data, network, graph = self._spec, self._data, self._training.network, self._training.graph
+        split = data.test if split_name == "test" else data.validation
+        limit = spec.verification.test_samples if split_name == "test" else spec.verification.samples
+        chosen = fixed_subset(len(split.y), limit, split_name)
+        x = torch.from_numpy(split.x[chosen]).to(self._device)
+        y = torch.from_numpy(split.y[chosen]).to(self._device)
+        options = cascade_options(spec)
+        started = time.perf_counter()
+        scores = verify(
+            network,
+            x,
+            y,
+            epsilon=spec.epsilon,
+            low=data.low,
+            high=data.high,
+            options=options,
+            seed=derived_seed("attack", split_name, rung),
+        )
+        grid = [fraction * spec.epsilon for fraction in spec.verification.grid]
+        over_grid = verified_over_grid(network, x, y, grid, low=data.low, high=data.high, options=options)
+        unstable = unstable_relu_fraction(graph, input_box(x, spec.epsilon, data.low, data.high))
+        self._verify_seconds += time.perf_counter() - started
+        verified_low, verified_high = wilson_interval(scores.n_verified, len(y))
+        cost = network_cost(graph)
+        return Record(
+            event="report",
+            trial_id=self._config.trial_id,
+            config=self._config.values_json(),
+            fingerprint=self._fingerprint,
+            seed=self._config.seed,
+            data=data.name,
+            rung=rung,
+            split=split_name,
+            epoch=self._training.epoch,
+            budget=float(spec.rungs[rung]),
+            epsilon=spec.epsilon,
+            samples=len(y),
+            natural_accuracy=scores.natural_accuracy,
+            adversarial_accuracy=scores.adversarial_accuracy,
+            verified_accuracy=scores.verified_accuracy,
+            verified_low=verified_low,
+            verified_high=verified_high,
+            verified_auc=float(over_grid.mean()),
+            n_verified=scores.n_verified,
+            n_falsified=scores.n_falsified,
+            n_unknown=scores.n_unknown,
+            sparsity=cost.sparsity,
+            target_sparsity=self._config.target_sparsity,
+            nonzero_weights=cost.nonzero_weights,
+            total_weights=cost.total_weights,
+            macs=cost.macs,
+            size_bytes=cost.size_bytes,
+            unstable_relu_fraction=unstable,
+            train_seconds=self._training.train_seconds,
+            verify_seconds=self._verify_seconds,
+        )
+
+
+def run_trial(
+    config: TrialConfig,
+    spec: StudySpec,
+    data: Dataset,
+    *,
+    location: Location | None = None,
+    on_report: Callable[[Record], bool] = lambda record: True,
+    allow_code: bool = False,
+) -> list[Record]:
+    """Run one trial to its end, or until `on_report` returns False; an ordinary function, without Ray.
+
+    Returns:
+        One record per rung reached, on the validation split.
+
+    Raises:
+        TrialError: the trial diverged or a verifier was caught unsound.
+    """
+    trial = Trial(config, spec, data, location=location, allow_code=allow_code)
+    records: list[Record] = []
+    while not trial.finished:
+        records.append(trial.advance())
+        if not on_report(records[-1]):
+            break
+    return records
+
+
+def fixed_subset(available: int, limit: int | None, purpose: str) -> list[int]:
+    """Indices of at most `limit` of `available` samples: the same for every trial of every study."""
+    if limit is None or limit >= available:
+        return list(range(available))
+    order = torch.randperm(available, generator=torch.Generator().manual_seed(derived_seed("subset", purpose)))
+    return sorted(order[:limit].tolist())
+
+
+def cascade_options(spec: StudySpec) -> CascadeOptions:
+    """The verification cascade that a study asks for."""
+    asked = spec.verification
+    return CascadeOptions(
+        stages=asked.stages,
+        batch_size=asked.batch_size,
+        pgd_steps=asked.pgd_steps,
+        pgd_restarts=asked.pgd_restarts,
+        audit=asked.audit,
+        max_crown_samples=asked.max_crown_samples,
+    )
