@@ -1,0 +1,37 @@
+"""Sparsity bands: how the range of a front is summed up for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Band(NamedTuple):
+    """Sparsities in [low, high)."""
+
+    name: str
+    low: float
+    high: float
+
+
+BANDS = (
+    Band("below 60 %", 0.0, 0.6),
+    Band("60 - 90 %", 0.6, 0.9),
+    Band("90 - 97 %", 0.9, 0.97),
+    Band("97 % and more", 0.97, float("inf")),
+)
+
+
+class Best(NamedTuple):
+    """How many trials fall into a band, and the best of them."""
+
+    band: Band
+    trials: int
+    verified_accuracy: float | None
+
+
+def best_by_band(results: Iterable[tuple[float, float]]) -> list[Best]:
+    """Sum up (sparsity, verified accuracy) pairs by band; `verified_accuracy` is None in an empty band."""
+    pairs = list(results)
+    inside = [[verified for sparsity, verified in pairs if band.low <= sparsity < band.high] for band in BANDS]
+    return [Best(band, len(values), max(values, default=None)) for band, values in zip(BANDS, inside, strict=True)]

@@ -1,0 +1,34 @@
+"""What `sparsevlr list` lists: every table of methods, one row a member."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+from ..spaces.architectures import ARCHITECTURES
+from ..spaces.datasets import DATASETS
+from ..spaces.load import PRESETS
+from ..trainables.certified_training import LOSSES
+from ..trainables.pruning import DISTRIBUTIONS, SCHEDULES, SCORES
+from ..trainables.verification import VERIFIERS
+
+
+def catalogue(kind: str) -> list[dict[str, Any]]:
+    """Rows of name, description and options for presets, datasets, architectures, pruners, losses or verifiers."""
+    tables: dict[str, dict[str, Any]] = {
+        "presets": dict(PRESETS),
+        "datasets": dict(DATASETS),
+        "architectures": dict(ARCHITECTURES),
+        "pruners": {**SCORES, **DISTRIBUTIONS, **SCHEDULES},
+        "losses": dict(LOSSES),
+        "verifiers": dict(VERIFIERS),
+    }
+    return [
+        {"name": name, "description": member.description, **_options(member)} for name, member in tables[kind].items()
+    ]
+
+
+def _options(member: Any) -> dict[str, str]:
+    if not isinstance(member, type) or not is_dataclass(member):
+        return {}
+    return {"options": ", ".join(f"{f.name}={'' if f.default is MISSING else f.default}" for f in fields(member))}

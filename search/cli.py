@@ -1,0 +1,230 @@
+"""The command line. Results go to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from ..results import StudyError
+from ..spaces import SpecError
+
+app = typer.Typer(
+    name="sparsevlr",
+    help="Search for sparse neural networks whose local robustness is formally verified.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+output = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="The study: STORAGE/NAME, a path or a URI.")]
+WhereOption = Annotated[
+    str | None, typer.Option(metavar="EXPR", help="Filter, e.g. \"sparsity >= 0.9 and config.score = 'magnitude'\".")
+]
+AddressOption = Annotated[
+    str | None, typer.Option(metavar="ADDR", help="A running Ray cluster; default: this machine alone.")
+]
+DataDirOption = Annotated[str | None, typer.Option(metavar="DIR", help="Where to look for data files first.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print an array of JSON objects and nothing else.")]
+
+
+class Split(StrEnum):
+    """Which split's figures to show; the front is always that of the validation split."""
+
+    validation = "validation"
+    test = "test"
+
+
+class Format(StrEnum):
+    """How a table is printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+class Kind(StrEnum):
+    """What `list` can list."""
+
+    presets = "presets"
+    datasets = "datasets"
+    architectures = "architectures"
+    pruners = "pruners"
+    losses = "losses"
+    verifiers = "verifiers"
+
+
+@app.command()
+def search(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY.yaml | PRESET]", show_default="digits")] = None,
+    trials: Annotated[int | None, typer.Option(metavar="N", help="Number of trials.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the study; default: the spec's, numbered if taken.")] = None,
+    storage: Annotated[str, typer.Option(metavar="URI", help="Where studies live.")] = "./studies",
+    address: AddressOption = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the study.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec; repeatable.")
+    ] = None,
+    data_dir: DataDirOption = None,
+    allow_code: Annotated[bool, typer.Option(help="Run module:function of the spec, if you trust it.")] = False,
+) -> None:
+    """Run a new study to its end, show its front, and say where everything is."""
+    from ..spaces import load_spec
+    from .engine import free_uri, plot_file
+    from .engine import search as run
+    from .progress import Progress, clock
+    from .tables import front_table
+
+    overrides = [*(set_ or [])]
+    given = {"trials": trials, "seed": seed, "name": name}
+    overrides += [f"{key}={value}" for key, value in given.items() if value is not None]
+    spec = load_spec(study, overrides)
+    uri = f"{storage.rstrip('/')}/{spec.name}" if name is not None else free_uri(storage, spec.name)
+    with Progress(spec, uri, errors) as progress:
+        finished = run(
+            spec,
+            uri,
+            address=address,
+            data_dir=data_dir,
+            allow_code=allow_code,
+            on_begin=progress.begin,
+            on_change=progress,
+        )
+    plot = finished.plot(plot_file(finished))
+    output.print(
+        front_table(finished.pareto_front(), finished.pareto_front(split="test"), spec.objectives, output.width)
+    )
+    errors.print(f"took {clock(progress.elapsed)}; hypervolume {finished.hypervolume():.3f}")
+    errors.print(f"study {uri}")
+    errors.print(f"plot  {plot}")
+    errors.print(
+        f"next  sparsevlr trials {uri}\n"
+        f"      sparsevlr pareto {uri} --where 'sparsity >= 0.9' --split test\n"
+        f"      sparsevlr pareto {uri} --objectives verified_accuracy,macs --plot front.png"
+    )
+
+
+@app.command()
+def pareto(
+    study: StudyArgument,
+    objectives: Annotated[str | None, typer.Option(metavar="A,B,..", help="Columns; default: the study's.")] = None,
+    where: WhereOption = None,
+    split: Annotated[Split, typer.Option(help="Split whose figures are shown.")] = Split.validation,
+    format_: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it, as .png, .svg or .pdf.")] = None,
+) -> None:
+    """Print the Pareto front of the completed trials."""
+    from ..results import open_study
+    from .tables import front_table
+
+    opened = open_study(study)
+    chosen = [part.strip() for part in objectives.split(",")] if objectives is not None else None
+    front = opened.pareto_front(objectives=chosen, where=where, split=split.value)
+    if plot is not None:
+        opened.plot(plot, objectives=chosen, where=where, split=split.value)
+    _print(front, format_, lambda: front_table(front, None, chosen or opened.objectives, output.width))
+    _warn(opened)
+
+
+@app.command()
+def trials(
+    study: StudyArgument,
+    where: WhereOption = None,
+    format_: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
+    json_: JsonOption = False,
+) -> None:
+    """Print every trial with its state, also the stopped and the failed ones."""
+    from ..results import open_study
+    from .tables import trials_table
+
+    opened = open_study(study)
+    rows = opened.trials(where=where)
+    _print(rows, Format.json if json_ else format_, lambda: trials_table(rows, output.width))
+    _warn(opened)
+
+
+@app.command()
+def status(study: StudyArgument, json_: JsonOption = False) -> None:
+    """Say how far a running, interrupted or finished study is."""
+    from ..results import open_study
+    from .status import status_of, status_text
+
+    facts = status_of(open_study(study))
+    if json_:
+        print(json.dumps([facts]))
+    else:
+        output.print(status_text(facts))
+
+
+@app.command(name="list")
+def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], json_: JsonOption = False) -> None:
+    """List what can be named in a study."""
+    from .catalogue import catalogue
+    from .tables import plain_table
+
+    rows = catalogue(kind.value)
+    if json_:
+        print(json.dumps(rows))
+    else:
+        output.print(plain_table(rows))
+
+
+@app.command()
+def check(
+    address: AddressOption = None,
+    data_dir: DataDirOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say what this installation and cluster can do."""
+    from .check import check_installation
+    from .tables import plain_table
+
+    rows = check_installation(address, data_dir)
+    if json_:
+        print(json.dumps(rows))
+    else:
+        output.print(plain_table(rows))
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line: exit code 0 on success, 2 on bad usage or bad input, 130 on Ctrl-C."""
+    try:
+        code = app(arguments, standalone_mode=False)
+    except (SpecError, StudyError) as error:
+        _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        errors.print("interrupted; everything reported so far is safe")
+        sys.exit(130)
+    except Exception as error:
+        # Usage errors: typer brings its own copy of click, whose classes have no public name.
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(f"{error.format_message()} (see sparsevlr --help)")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _print(table: Any, format_: Format, render: Any) -> None:
+    from ..results.rows import format_rows
+
+    if format_ is Format.table:
+        output.print(render())
+    else:
+        sys.stdout.write(format_rows(table, format_.value))
+
+
+def _warn(study: Any) -> None:
+    for problem in study.problems:
+        errors.print(f"warning: {problem}")
+
+
+def _fail(message: str) -> NoReturn:
+    errors.print(f"error: {' '.join(message.split())}", markup=False)
+    sys.exit(2)

@@ -1,0 +1,183 @@
+"""Launching a study on Ray, and what follows the last trial."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",
+}
+for _name, _value in QUIET.items():  # Ray reads them when it is imported.
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+
+from ..results import Record, Store, Study, open_study  # noqa: E402
+from ..results.location import Location, locate, storage_errors  # noqa: E402
+from ..results.paths import plot_path  # noqa: E402
+from ..spaces import StudySpec, TrialConfig  # noqa: E402
+from ..spaces.datasets import Dataset, load_dataset  # noqa: E402
+from ..trainables import Trial, check_space  # noqa: E402
+from ..trainables.ray_trainable import RayTrial  # noqa: E402
+from .lifecycle import StartRecorder  # noqa: E402
+from .recorder import Recorder  # noqa: E402
+from .sampler import Sampler  # noqa: E402
+from .scheduler import StudyScheduler  # noqa: E402
+from .searcher import StudySearcher  # noqa: E402
+
+WORKER_RETRIES = 2
+
+
+def search(
+    spec: StudySpec,
+    uri: str,
+    *,
+    address: str | None = None,
+    data_dir: str | None = None,
+    allow_code: bool = False,
+    on_begin: Callable[[], None] = lambda: None,
+    on_change: Callable[[Recorder], None] = lambda recorder: None,
+) -> Study:
+    """Run a new study to its end and score its front on the test split.
+
+    Args:
+        spec: what to search.
+        uri: where the study shall live, STORAGE/NAME; a path or any pyarrow URI.
+        address: of a running Ray cluster; None starts one on this machine and ends it afterwards.
+        data_dir: where data files are looked for first.
+        allow_code: whether `module:function` in the spec may run.
+        on_begin: called once everything is checked and the study created, before Ray starts.
+        on_change: called after each event, for a display.
+
+    Returns:
+        The finished study.
+
+    Raises:
+        SpecError: the spec is impossible, or does not fit its data.
+        StudyError: the study exists already, or its storage fails.
+    """
+    data = load_dataset(spec.data, options=spec.data_options, data_dir=data_dir, allow_code=allow_code)
+    spec.check_against(data, allow_code=allow_code)
+    check_space(spec, data.shape, data.classes, allow_code=allow_code)
+    with Store.create(uri, spec.to_dict()) as store:
+        on_begin()
+        with _cluster(spec, address, allow_code) as slots:
+            recorder = Recorder(store, spec, on_change)
+            shared = ray.put(data)
+            _run_trials(spec, store.location, shared, recorder, slots, allow_code)
+            _score_front_on_test(spec, store, shared, recorder, allow_code)
+    return open_study(uri)
+
+
+def _run_trials(
+    spec: StudySpec, location: Location, data: Any, recorder: Recorder, slots: int, allow_code: bool
+) -> None:
+    trainable = tune.with_resources(
+        tune.with_parameters(RayTrial, spec=spec.to_dict(), data=data, study=location, allow_code=allow_code),
+        {"cpu": spec.resources.cpus_per_trial, "gpu": spec.resources.gpus_per_trial},
+    )
+    # Ray's own files of a run are of no further use: the study's store holds everything.
+    scratch = tempfile.mkdtemp(prefix="sparsevlr-")
+    try:
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=StudySearcher(spec, Sampler(spec), recorder, slots),
+                scheduler=StudyScheduler(spec, recorder),
+                num_samples=-1,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="run",
+                storage_path=scratch,
+                verbose=0,
+                callbacks=[StartRecorder(recorder)],
+                failure_config=tune.FailureConfig(max_failures=WORKER_RETRIES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=False),
+            ),
+        ).fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _score_front_on_test(spec: StudySpec, store: Store, data: Any, recorder: Recorder, allow_code: bool) -> None:
+    """Measure the validation front on the test split, once; the search never sees these rows."""
+    front = Study(store).pareto_front().to_pylist()
+    score = ray.remote(num_cpus=spec.resources.cpus_per_trial, num_gpus=spec.resources.gpus_per_trial)(score_on_test)
+    waiting = [score.remote(spec.to_dict(), row, data, store.location, allow_code) for row in front]
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        recorder.reported(ray.get(done[0]))
+
+
+def score_on_test(
+    spec: dict[str, Any], row: dict[str, Any], data: Dataset, location: Location, allow_code: bool
+) -> Record:
+    """The test record of a completed trial, given its row among the study's trials."""
+    config = TrialConfig(trial_id=row["trial_id"], seed=row["seed"], values=json.loads(row["config"]))
+    trial = Trial(config, StudySpec.from_dict(spec), data, location=location, allow_code=allow_code)
+    trial.restore(row["checkpoint"])
+    return trial.score_on_test()
+
+
+@contextmanager
+def _cluster(spec: StudySpec, address: str | None, allow_code: bool) -> Iterator[int]:
+    """A connection to Ray; yields how many trials fit at once."""
+    # Modules of the user's own are found in the current directory by workers as they are by the command.
+    paths = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
+    environment = {"env_vars": {"PYTHONPATH": paths}} if allow_code else None
+    local = {} if address else {"num_cpus": _workers(spec) * spec.resources.cpus_per_trial, "include_dashboard": False}
+    ray.init(
+        address=address,
+        logging_level="ERROR",
+        log_to_driver=False,
+        configure_logging=True,
+        runtime_env=environment,
+        **local,
+    )
+    try:
+        yield _workers(spec) if address is None else _slots(spec)
+    finally:
+        ray.shutdown()
+
+
+def free_uri(storage: str, name: str) -> str:
+    """STORAGE/NAME, numbered from 2 where that study exists already."""
+    with storage_errors(f"list the studies in {storage}", "give a folder that can be read, or another --storage"):
+        existing = set(locate(storage).folders())
+    candidates = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    return f"{storage.rstrip('/')}/{next(candidate for candidate in candidates if candidate not in existing)}"
+
+
+def plot_file(study: Study) -> Path:
+    """Where the picture of a study's front belongs: in the study, or here if that is on remote storage."""
+    folder = study.store.location.local
+    return folder / plot_path("front.png") if folder else Path(f"{study.name}-front.png")
+
+
+def _workers(spec: StudySpec) -> int:
+    """Trials at once on this machine."""
+    return spec.resources.workers or max(1, int((os.cpu_count() or 1) // max(spec.resources.cpus_per_trial, 1)))
+
+
+def _slots(spec: StudySpec) -> int:
+    """Trials at once on the cluster we are connected to."""
+    available = ray.cluster_resources()
+    fits = [int(available.get("CPU", 1) // spec.resources.cpus_per_trial)]
+    if spec.resources.gpus_per_trial:
+        fits.append(int(available.get("GPU", 0) // spec.resources.gpus_per_trial))
+    return max(1, min([*fits, *([spec.resources.workers] if spec.resources.workers else [])]))

@@ -1,0 +1,116 @@
+"""Which configuration to try next: Optuna's multi-objective samplers over a study's space. Free of Ray."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, NSGAIISampler, PartialFixedSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+
+from ..results.record import DIRECTIONS
+from ..spaces import Categorical, Float, Int, Parameter, StudySpec, TrialConfig
+from ..trainables.seeds import derived_seed
+
+GOLDEN_RATIO = 0.6180339887498949
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Sampler:
+    """Proposes configurations and learns from what became of them.
+
+    Ask number k draws from a sampler seeded by (study seed, k): the same answers lead to the same questions. The
+    study's starting points are asked first, what they leave open is sampled. Sparsity is an objective and a parameter
+    at once, and a model left to choose it collapses to one end; so it follows a low-discrepancy (golden ratio) sequence
+    over its whole range, and the model chooses everything else.
+
+    Args:
+        spec: the study: its space, starting points, sampler, objectives and seed.
+    """
+
+    def __init__(self, spec: StudySpec) -> None:
+        self._spec = spec
+        directions = ["maximize" if DIRECTIONS[name] == "max" else "minimize" for name in spec.objectives]
+        self._study = optuna.create_study(directions=directions, sampler=RandomSampler(seed=0))
+        self._open: dict[str, optuna.Trial] = {}
+
+    def ask(self, number: int) -> TrialConfig:
+        """The configuration of trial `number`; each number is asked once, in rising order."""
+        points = self._spec.starting_points
+        given = points[number] if number < len(points) else {}
+        self._study.sampler = self._sampler(number, given)
+        trial = self._study.ask()
+
+        def draw(name: str, parameter: Parameter) -> Any:
+            suggested = _suggest(trial, name, parameter)
+            # A given value went to the sampler and back through the parameter's scale, which rounds.
+            return given.get(name, suggested)
+
+        values = self._spec.space.sample(draw)
+        config = TrialConfig(
+            trial_id=f"{number:05d}", seed=derived_seed(self._spec.seed, "trial", number) % 2**31, values=values
+        )
+        self._open[config.trial_id] = trial
+        return config
+
+    def tell(self, trial_id: str, objectives: Sequence[float] | None, *, stopped: bool = False) -> None:
+        """What became of a trial: its final objectives; or none, because it was stopped early or failed.
+
+        A stopped trial's values are those of a lower fidelity: told as final they would mislead the model.
+        """
+        trial = self._open.pop(trial_id)
+        if objectives is not None:
+            self._study.tell(trial, list(objectives))
+        else:
+            self._study.tell(trial, state=TrialState.PRUNED if stopped else TrialState.FAIL)
+
+    def _sampler(self, number: int, starting_point: Mapping[str, Any]) -> BaseSampler:
+        fixed: dict[str, Any] = {}
+        for name, parameter in self._spec.space.parameters.items():
+            if name in starting_point:
+                fixed[name] = _encode(parameter, starting_point[name])
+            elif name == "sparsity" and isinstance(parameter, Float):
+                offset = derived_seed(self._spec.seed, "sparsity") / 2**63
+                fixed[name] = (offset + number * GOLDEN_RATIO) % 1.0
+        sampler = _SAMPLERS[self._spec.sampler](derived_seed(self._spec.seed, "ask", number) % 2**32)
+        if not fixed:
+            return sampler
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return PartialFixedSampler(fixed, sampler)
+
+
+def _tpe(seed: int) -> BaseSampler:
+    return TPESampler(seed=seed, n_startup_trials=10, constant_liar=True)
+
+
+def _nsga2(seed: int) -> BaseSampler:
+    return NSGAIISampler(seed=seed, population_size=20)
+
+
+def _random(seed: int) -> BaseSampler:
+    return RandomSampler(seed=seed)
+
+
+_SAMPLERS = {"tpe": _tpe, "nsga2": _nsga2, "random": _random}
+
+
+def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
+    """Optuna sees numbers in units of the parameter's own scale, and choices by position: they may be lists."""
+    if isinstance(parameter, Float):
+        return parameter.from_unit(trial.suggest_float(name, 0.0, 1.0))
+    if isinstance(parameter, Int):
+        return trial.suggest_int(name, parameter.low, parameter.high, log=parameter.log)
+    assert isinstance(parameter, Categorical)
+    return parameter.choices[trial.suggest_categorical(name, range(len(parameter.choices)))]
+
+
+def _encode(parameter: Parameter, value: Any) -> Any:
+    if isinstance(parameter, Float):
+        return parameter.to_unit(value)
+    if isinstance(parameter, Categorical):
+        return parameter.choices.index(tuple(value) if isinstance(value, list) else value)
+    return value

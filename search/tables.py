@@ -1,0 +1,113 @@
+"""Tables for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+SHORT = {
+    "target_sparsity": "target",
+    "verified_accuracy": "verified",
+    "adversarial_accuracy": "adversarial",
+    "natural_accuracy": "natural",
+    "verified_auc": "rung score",
+    "nonzero_weights": "weights",
+    "macs": "MACs",
+    "size_bytes": "bytes",
+    "unstable_relu_fraction": "unstable",
+}
+SHARES = {name for name in SHORT if name.endswith(("accuracy", "fraction", "auc"))}
+SPARSITIES = {"sparsity", "target_sparsity"}
+ALWAYS = ("sparsity", "verified_accuracy", "adversarial_accuracy", "natural_accuracy", "nonzero_weights")
+METHODS = ("architecture", "score", "distribution", "schedule")
+
+
+def front_table(front: pa.Table, test: pa.Table | None, objectives: Sequence[str], width: int) -> Table:
+    """A Pareto front, verified accuracy with its 95 % interval, and beside it the same trials' test figures.
+
+    The methods of each trial are shown where `width` (of the terminal, in characters) has room for them.
+    """
+    rows = front.to_pylist()
+    tested = {row["trial_id"]: row for row in test.to_pylist()} if test is not None else {}
+    table = Table(title=_front_title(rows), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.add_column("trial", no_wrap=True)
+    columns = [*ALWAYS, *(name for name in objectives if name not in ALWAYS)]
+    for name in columns:
+        heading = "verified (95 %)" if name == "verified_accuracy" else SHORT.get(name, name)
+        table.add_column(heading, justify="right", no_wrap=True)
+    if tested:
+        table.add_column("on test (95 %)", justify="right", no_wrap=True)
+    if width >= 110:
+        table.add_column("methods")
+    for row in rows:
+        cells = [row["trial_id"]]
+        cells += [with_interval(row) if name == "verified_accuracy" else shown(name, row[name]) for name in columns]
+        cells += [with_interval(tested[row["trial_id"]])] if tested else []
+        cells += [methods(row["config"])] if width >= 110 else []
+        table.add_row(*cells)
+    return table
+
+
+def trials_table(trials: pa.Table, width: int) -> Table:
+    """Every trial with its state; what went wrong where something did."""
+    table = Table(title=f"{len(trials)} trials", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for name in ("trial", "state"):
+        table.add_column(name, no_wrap=True)
+    columns = ("epoch", "target_sparsity", "sparsity", "verified_auc", "verified_accuracy", "natural_accuracy")
+    for name in columns:
+        table.add_column(SHORT.get(name, name), justify="right", no_wrap=True)
+    table.add_column("methods, or what went wrong" if width >= 110 else "error")
+    for row in trials.to_pylist():
+        note = row["error"] or (methods(row["config"]) if width >= 110 else "")
+        table.add_row(row["trial_id"], row["state"], *(shown(name, row[name]) for name in columns), note)
+    return table
+
+
+def plain_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows of text; the columns are all keys in the order in which they appear."""
+    table = Table(box=SIMPLE_HEAD)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
+        table.add_column(name, no_wrap=name in ("name", "what"))
+    for row in rows:
+        table.add_row(*(str(row.get(name, "")) for name in names))
+    return table
+
+
+def shown(name: str, value: Any) -> str:
+    """One figure: shares in percent, sparsity with the decimals that tell 99 % from 99.9 %."""
+    if value is None:
+        return "-"
+    if name in SPARSITIES:
+        return f"{value:.2%}"
+    if name in SHARES:
+        return f"{value:.1%}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def with_interval(row: Mapping[str, Any]) -> str:
+    """Verified accuracy and its 95 % interval, as `87.5% (83.6 - 90.5)`."""
+    if row["verified_accuracy"] is None:
+        return "-"
+    return f"{row['verified_accuracy']:.1%} ({100 * row['verified_low']:.1f} - {100 * row['verified_high']:.1f})"
+
+
+def methods(config: str | None) -> str:
+    """The methods of a configuration in a few words."""
+    values = json.loads(config) if config else {}
+    return ", ".join(str(values[name]) for name in METHODS if name in values)
+
+
+def _front_title(rows: Sequence[Mapping[str, Any]]) -> str:
+    title = f"Pareto front: {len(rows)} trial{'' if len(rows) == 1 else 's'}"
+    if not rows:
+        return f"{title} (no completed trial matches)"
+    first = rows[0]
+    samples = f", {first['samples']} samples" if first["samples"] else ""
+    epsilon = f", epsilon {first['epsilon']:g}" if first["epsilon"] else ""
+    return f"{title}, {first['split']} split{samples}{epsilon}"

@@ -1,0 +1,35 @@
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TINY = {
+    "data": "digits",
+    "epsilon": 0.03,
+    "epochs": 4,
+    "ramp": {"start": 0.0, "end": 0.5},
+    "trials": 8,
+    "space": {
+        "architecture": "mlp",
+        "architecture.hidden": [[16], [24, 24]],
+        "sparsity": {"low": 0.0, "high": 0.99, "scale": "log-complement"},
+        "schedule": "one-shot",
+        "schedule.at": 0.1,
+        "optimizer.learning_rate": {"low": 1e-3, "high": 1e-2, "scale": "log"},
+    },
+    "scheduler": {"kind": "stopping", "eta": 2, "first_rung": 1},
+    "verification": {"samples": 60, "test_samples": 40, "pgd_steps": 5},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_ray_folder() -> Iterator[None]:
+    """Ray's sockets need a short path, and what Ray leaves there goes away with the tests."""
+    folder = Path(tempfile.mkdtemp(prefix="svlr"))
+    os.environ["RAY_TMPDIR"] = str(folder)
+    yield
+    del os.environ["RAY_TMPDIR"]
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,109 @@
+"""Early stopping against a brute-force model of its rule, and the properties that public implementations miss."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsevlr.search.asha import ParetoASHA
+
+NUMBERS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
+POINTS = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=24)
+ETAS = st.sampled_from([2, 3, 4])
+
+
+def dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return all(x >= y for x, y in zip(a, b, strict=True)) and a != b
+
+
+def ranks(points: list[tuple[float, ...]]) -> list[int]:
+    """Peel fronts off, one after the other."""
+    left, rank, result = set(range(len(points))), 0, [0] * len(points)
+    while left:
+        front = {i for i in left if not any(dominates(points[j], points[i]) for j in left)}
+        for index in front:
+            result[index] = rank
+        left, rank = left - front, rank + 1
+    return result
+
+
+def enter(points: list[tuple[float, ...]], eta: int) -> list[bool]:
+    asha = ParetoASHA(rungs=2, eta=eta)
+    return [asha.goes_on(f"{index:03d}", 0, point) for index, point in enumerate(points)]
+
+
+@given(POINTS, ETAS)
+def test_a_newcomer_that_dominates_all_others_goes_on(points: list[tuple[float, float]], eta: int) -> None:
+    assert enter([*points, (2.0, 2.0)], eta)[-1]
+
+
+@given(POINTS, ETAS)
+def test_a_newcomer_behind_enough_others_stops(points: list[tuple[float, float]], eta: int) -> None:
+    rank = ranks(points)
+    ahead = sum(other < rank[-1] for other in rank)
+    if ahead >= len(points) / eta:
+        assert not enter(points, eta)[-1]
+
+
+@given(POINTS, ETAS)
+def test_a_newcomer_whose_whole_front_fits_goes_on(points: list[tuple[float, float]], eta: int) -> None:
+    rank = ranks(points)
+    if sum(other <= rank[-1] for other in rank) <= math.ceil(len(points) / eta):
+        assert enter(points, eta)[-1]
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=24, unique=True), ETAS)
+def test_with_one_objective_it_is_plain_asha(values: list[float], eta: int) -> None:
+    decisions = enter([(value,) for value in values], eta)
+    for index, value in enumerate(values):
+        seen = values[: index + 1]
+        assert decisions[index] == (sum(other > value for other in seen) < len(seen) / eta)
+
+
+@given(POINTS, ETAS, st.randoms(use_true_random=False))
+def test_the_order_of_arrival_of_the_others_does_not_matter(
+    points: list[tuple[float, float]], eta: int, random: "np.random.Generator"
+) -> None:
+    named = [(f"{index:03d}", point) for index, point in enumerate(points)]
+    others = named[:-1]
+    verdicts = set()
+    for _ in range(3):
+        random.shuffle(others)
+        asha = ParetoASHA(rungs=2, eta=eta)
+        for name, point in others:
+            asha.goes_on(name, 0, point)
+        verdicts.add(asha.goes_on(named[-1][0], 0, named[-1][1]))
+    assert len(verdicts) == 1
+
+
+def test_nan_ranks_last() -> None:
+    asha = ParetoASHA(rungs=2, eta=2)
+    assert asha.goes_on("a", 0, (0.1, 0.1))
+    assert not asha.goes_on("b", 0, (math.nan, 1.0))
+    assert asha.goes_on("c", 0, (0.2, 0.0))
+
+
+def test_a_second_arrival_counts_once() -> None:
+    asha = ParetoASHA(rungs=2, eta=3)
+    decisions = [asha.goes_on("a", 0, (0.5, 0.5)) for _ in range(5)]
+    assert all(decisions)
+    assert not asha.goes_on("b", 0, (0.4, 0.4))
+
+
+def test_the_last_rung_stops_nobody_and_rungs_are_apart() -> None:
+    asha = ParetoASHA(rungs=2, eta=3)
+    assert asha.goes_on("a", 0, (1.0, 1.0))
+    assert asha.goes_on("a", 1, (1.0, 1.0))
+    assert asha.goes_on("b", 1, (0.0, 0.0))
+
+
+@pytest.mark.parametrize("eta", [2, 3])
+def test_the_sparse_end_survives_where_one_metric_would_lose_it(eta: int) -> None:
+    """Sparser trials score lower; ranked by accuracy alone the sparsest would always stop."""
+    sparsities = np.linspace(0.0, 0.99, 30)
+    points = [(1.0 - sparsity**4, float(sparsity)) for sparsity in np.random.default_rng(0).permutation(sparsities)]
+    kept = [point for point, goes_on in zip(points, enter(points, eta), strict=True) if goes_on]
+    assert max(sparsity for _, sparsity in kept) > 0.9
+    assert min(sparsity for _, sparsity in kept) < 0.2

@@ -1,0 +1,236 @@
+"""The command line as a person or a program meets it."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from sparsevlr.results import Record, Store
+from sparsevlr.search.cli import main
+from sparsevlr.spaces import load_spec
+
+from .conftest import TINY
+
+
+class Ran:
+    """What a command printed and how it ended."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    def command(*arguments: str) -> Ran:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        captured = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), captured.out, captured.err)
+
+    return command
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> str:
+    """A study of 40 trials whose figures are drawn, not trained."""
+    rng = np.random.default_rng(0)
+    uri = str(tmp_path / "studies" / "drawn")
+    with Store.create(uri, load_spec("digits", ["trials=50"]).to_dict()) as store:
+        for number in range(40):
+            trial_id = f"{number:05d}"
+            sparsity = float(1 - 10 ** -rng.uniform(0, 2.3))
+            verified = int(rng.integers(0, 300))
+            config = json.dumps({"score": ["magnitude", "random"][number % 2], "sparsity": sparsity})
+            store.append(Record(event="proposed", trial_id=trial_id, config=config, target_sparsity=sparsity))
+            if number == 7:
+                store.append(Record(event="failed", trial_id=trial_id, error="Diverged: the loss became nan"))
+                continue
+            measured = {
+                "natural_accuracy": 0.9,
+                "adversarial_accuracy": 0.85,
+                "verified_accuracy": verified / 359,
+                "verified_low": 0.0,
+                "verified_high": 1.0,
+                "samples": 359,
+                "n_verified": verified,
+                "macs": int(rng.integers(1000, 9000)),
+            }
+            report = {"trial_id": trial_id, "split": "validation", "rung": 2, "epoch": 27, "sparsity": sparsity}
+            store.append(Record(event="report", **report, **measured))
+            if number < 36:
+                decision = ("complete", "completed") if number % 3 else ("stop", "stopped")
+                store.append(
+                    Record(event="decision", trial_id=trial_id, decision=decision[0], state=decision[1], rung=2)
+                )
+    return uri
+
+
+def brute_force_front(trials: list[dict[str, Any]]) -> set[str]:
+    completed = {
+        row["trial_id"]: (row["verified_accuracy"], row["sparsity"]) for row in trials if row["state"] == "completed"
+    }
+    return {
+        one
+        for one, (verified, sparsity) in completed.items()
+        if not any(a >= verified and b >= sparsity and (a, b) != (verified, sparsity) for a, b in completed.values())
+    }
+
+
+def test_the_front_printed_is_the_brute_force_front_of_the_trials_printed(run: Any, study: str) -> None:
+    trials = json.loads(run("trials", study, "--json").out)
+    front = json.loads(run("pareto", study, "--format", "json").out)
+    assert len(trials) == 40
+    assert {row["trial_id"] for row in front} == brute_force_front(trials)
+    filtered = json.loads(run("pareto", study, "--format", "json", "--where", "config.score = 'random'").out)
+    some = [row for row in trials if json.loads(row["config"])["score"] == "random"]
+    assert {row["trial_id"] for row in filtered} == brute_force_front(some)
+
+
+def test_output_for_programs_is_nothing_but_that(run: Any, study: str) -> None:
+    for arguments in (
+        ("trials", study, "--json"),
+        ("trials", study, "--format", "json"),
+        ("pareto", study, "--format", "json"),
+        ("status", study, "--json"),
+        ("list", "pruners", "--json"),
+        ("check", "--json"),
+    ):
+        ran = run(*arguments)
+        assert (ran.code, ran.err) == (0, "")
+        found = json.loads(ran.out)
+        assert isinstance(found, list)
+        assert all(isinstance(row, dict) for row in found)
+        assert found
+    rows = list(csv.DictReader(io.StringIO(run("pareto", study, "--format", "csv").out)))
+    assert {row["state"] for row in rows} == {"completed"}
+
+
+def test_tables_show_intervals_states_and_errors(run: Any, study: str) -> None:
+    front, trials = run("pareto", study).out, run("trials", study).out
+    assert "verified (95 %)" in front
+    assert "359 samples" in front
+    assert "Diverged: the loss became nan" in trials
+    for state in ("completed", "stopped", "failed", "running"):
+        assert state in trials
+
+
+def test_status_counts_and_estimates(run: Any, study: str) -> None:
+    facts = json.loads(run("status", study, "--json").out)[0]
+    assert (facts["trials"], facts["over"], facts["failed"], facts["running"]) == (50, 36, 1, 4)
+    assert facts["finished"] is False
+    assert facts["seconds_left"] >= 0
+    text = run("status", study).out
+    assert "36 of 50 trials over" in text
+    assert "97 % and more" in text
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_the_front_can_be_drawn(run: Any, study: str, tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"front.{ending}"
+    assert run("pareto", study, "--plot", str(file), "--objectives", "verified_accuracy,macs").code == 0
+    assert file.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("kind", ["presets", "datasets", "architectures", "pruners", "losses", "verifiers"])
+def test_every_family_is_listed_with_a_description(run: Any, kind: str) -> None:
+    rows = json.loads(run("list", kind, "--json").out)
+    assert rows
+    assert all(row["name"] and row["description"] for row in rows)
+
+
+def test_check_names_what_is_missing_and_how_to_get_it(run: Any, tmp_path: Path) -> None:
+    rows = {row["what"]: row for row in json.loads(run("check", "--data-dir", str(tmp_path), "--json").out)}
+    assert rows["data digits"]["there"] == "yes"
+    assert rows["torch"]["there"] == "yes"
+    assert "train_32x32.mat" in rows["data svhn"]["detail"]
+
+
+def spec_file(folder: Path, content: object) -> str:
+    path = folder / "study.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "digitz"], "unknown preset 'digitz'.*digits"),
+        (["search", "missing.yaml"], "missing.yaml.*No such file"),
+        (["search", "--trials", "0"], "trials must be at least 1, got 0"),
+        (["search", "--trials", "many"], "--trials.*integer"),
+        (["search", "--set", "epsilon=0"], "epsilon must be above 0"),
+        (["search", "--set", "epsilon=-0.1"], "epsilon must be above 0"),
+        (["search", "--set", "epsilon=1.5"], "epsilon must be at most 1"),
+        (["search", "--set", "epsilon"], "key=value"),
+        (["search", "--set", "epsilonn=0.1"], "epsilonn is unknown.*epsilon"),
+        (["search", "--set", "space.sparsity=1"], "sparsity"),
+        (["search", "--set", "space.sparsity={low: 0.5, high: 1.0}"], "sparsity"),
+        (["search", "--set", "space.score=magnitud"], "magnitud.*did you mean 'magnitude'"),
+        (["search", "--set", "space.loss.kappa_end=1.5"], "kappa_end"),
+        (["search", "--set", "space.loss.kapa_end=0.5"], "no such option.*kappa_end"),
+        (["search", "--set", "space.colour=red"], "colour"),
+        (["search", "--set", "objectives=[sparsity, speed]"], "speed"),
+        (["search", "--set", "ramp={start: 0.5, end: 0.5}"], "ramp"),
+        (["search", "--set", "space.architecture=mine:build"], "--allow-code"),
+        (["search", "svhn", "--data-dir", "."], "train_32x32.mat"),
+        (["pareto", "nowhere/at-all"], "nowhere/at-all"),
+        (["list", "colours"], "colours"),
+        (["dance"], "dance"),
+        ([], ""),
+    ],
+)
+def test_bad_input_gets_one_line_and_leaves_nothing_behind(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = run(*arguments)
+    assert ran.code == 2
+    assert "Traceback" not in ran.err
+    assert list(tmp_path.iterdir()) == []
+    if arguments:
+        assert len(ran.err.splitlines()) == 1
+        assert ran.err.startswith("error: ")
+        assert re.search(message, ran.err)
+
+
+@pytest.mark.parametrize("content", ["", "- a list", "a: [1", "\x00\xff", "just words"])
+def test_study_files_that_hold_no_study(run: Any, tmp_path: Path, content: str) -> None:
+    ran = run("search", spec_file(tmp_path, content), "--storage", str(tmp_path / "studies"))
+    assert ran.code == 2
+    assert len(ran.err.splitlines()) == 1
+    assert "study.yaml" in ran.err
+    assert not (tmp_path / "studies").exists()
+
+
+def test_a_truncated_data_file_is_named(run: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "mine.npz", x=np.zeros((60, 4), np.float32), y=np.arange(60) % 3)
+    whole = (tmp_path / "mine.npz").read_bytes()
+    (tmp_path / "mine.npz").write_bytes(whole[: len(whole) // 2])
+    study = spec_file(tmp_path, TINY | {"data": str(tmp_path / "mine.npz")})
+    ran = run("search", study, "--storage", str(tmp_path / "studies"))
+    assert ran.code == 2
+    assert "mine.npz" in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_a_name_that_exists_says_how_to_resume(run: Any, study: str) -> None:
+    storage, _, name = study.rpartition("/")
+    ran = run("search", "--name", name, "--storage", storage)
+    assert ran.code == 2
+    assert f"sparsevlr resume {study}" in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_a_storage_that_cannot_be_written_to(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    ran = run("search", "--storage", str(tmp_path / "file"))
+    assert ran.code == 2
+    assert "file" in ran.err
+    assert "storage" in ran.err
+    assert len(ran.err.splitlines()) == 1

@@ -1,0 +1,160 @@
+"""Whole studies on Ray, small ones."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from sparsevlr.results import open_study
+from sparsevlr.results.location import locate
+from sparsevlr.search import search
+from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset
+from sparsevlr.trainables.checkpoint import Checkpoint
+from sparsevlr.trainables.trial import run_trial
+
+from .conftest import TINY
+
+TIMES = {"time", "train_seconds", "verify_seconds"}
+
+OWN_ARCHITECTURE = """
+import os
+
+from torch import nn
+
+def build(shape, classes, ending="well"):
+    if ending == "raise":
+        raise RuntimeError("a bug of the user's own")
+    if ending == "memory":
+        raise MemoryError("no memory left for this network")
+    if ending == "exit":
+        os._exit(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, classes))
+"""
+
+
+def tiny(**changes: object) -> StudySpec:
+    return StudySpec.from_dict(json.loads(json.dumps(TINY)) | changes)
+
+
+def rows(table: pa.Table) -> list[dict[str, Any]]:
+    return table.to_pylist()
+
+
+def timeless(table: pa.Table) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows(table)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of two workers."""
+    path = tmp_path_factory.mktemp("studies") / "tiny"
+    search(tiny(trials=12, resources={"workers": 2}), str(path))
+    return path
+
+
+def test_every_trial_ends_and_some_are_stopped_early(finished: Path) -> None:
+    states = Counter(open_study(finished).trials()["state"].to_pylist())
+    assert sum(states.values()) == 12
+    assert set(states) == {"completed", "stopped"}
+
+
+def test_the_front_is_what_no_completed_trial_dominates(finished: Path) -> None:
+    study = open_study(finished)
+    completed = [row for row in rows(study.trials()) if row["state"] == "completed"]
+    pairs = {row["trial_id"]: (row["verified_accuracy"], row["sparsity"]) for row in completed}
+    front = {
+        one
+        for one, pair in pairs.items()
+        if not any(a >= pair[0] and b >= pair[1] and (a, b) != pair for a, b in pairs.values())
+    }
+    assert set(study.pareto_front()["trial_id"].to_pylist()) == front
+
+
+def test_scores_are_ordered_and_counts_add_up_on_every_row(finished: Path) -> None:
+    reports = rows(open_study(finished).reports())
+    assert {row["split"] for row in reports} == {"validation", "test"}
+    for row in reports:
+        assert row["verified_accuracy"] <= row["adversarial_accuracy"] <= row["natural_accuracy"]
+        assert row["n_verified"] + row["n_falsified"] + row["n_unknown"] == row["samples"]
+        assert row["samples"] == (60 if row["split"] == "validation" else 40)
+        assert row["verified_low"] <= row["verified_accuracy"] <= row["verified_high"]
+
+
+def test_the_test_split_is_measured_once_after_the_search_and_for_the_front_only(finished: Path) -> None:
+    study = open_study(finished)
+    events = rows(study.events())
+    tested = [row["trial_id"] for row in events if row["split"] == "test"]
+    assert sorted(tested) == sorted(study.pareto_front()["trial_id"].to_pylist())
+    first_test = next(index for index, row in enumerate(events) if row["split"] == "test")
+    assert all(row["split"] == "test" for row in events[first_test:])
+
+
+def test_events_come_in_the_order_of_their_making(finished: Path) -> None:
+    for trial_id in open_study(finished).trials()["trial_id"].to_pylist():
+        events = [row for row in rows(open_study(finished).events()) if row["trial_id"] == trial_id]
+        told = [row["decision"] or row["event"] for row in events if row["split"] != "test"]
+        assert told[:2] == ["proposed", "start"]
+        assert told[2::2] == ["report"] * len(told[2::2])
+        assert told[-1] in ("complete", "stop")
+        assert all(decision == "continue" for decision in told[3:-1:2])
+
+
+def test_a_row_is_what_a_bare_trial_gives(finished: Path) -> None:
+    study = open_study(finished)
+    row = rows(study.pareto_front())[0]
+    config = TrialConfig(trial_id=row["trial_id"], seed=row["seed"], values=json.loads(row["config"]))
+    bare = run_trial(config, StudySpec.from_dict(study.spec), load_dataset("digits"))[-1].to_dict()
+    unlike = {name for name, value in bare.items() if value != row[name]}
+    assert unlike <= TIMES | {"checkpoint", "event", "state", "decision"}
+
+
+def test_the_checkpoint_of_a_completed_trial_holds_its_weights(finished: Path) -> None:
+    for row in rows(open_study(finished).pareto_front()):
+        checkpoint = Checkpoint.load(locate(finished), row["checkpoint"])
+        nonzero = sum(int(checkpoint.weights[name].count_nonzero()) for name in checkpoint.mask)
+        assert nonzero == row["nonzero_weights"] <= checkpoint.mask.kept
+
+
+def test_nothing_in_a_study_is_a_pickle(finished: Path) -> None:
+    endings = {path.suffix for path in finished.rglob("*") if path.is_file()}
+    assert endings <= {".json", ".jsonl", ".parquet", ".safetensors", ".png"}
+
+
+def test_one_worker_and_one_seed_give_one_study(tmp_path: Path) -> None:
+    first, second = (
+        search(tiny(trials=6, resources={"workers": 1}), str(tmp_path / name)) for name in ("first", "second")
+    )
+    assert timeless(first.events()) == timeless(second.events())
+
+
+def test_a_study_survives_trials_that_fail_diverge_or_take_their_worker_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_networks.py").write_text(OWN_ARCHITECTURE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    endings = ["raise", "well", "memory", "exit", "well"]
+    points: list[dict[str, object]] = [{"architecture.ending": ending, "sparsity": 0.5} for ending in endings]
+    points.append({"architecture.ending": "well", "optimizer.learning_rate": 1e30})
+    space = {name: value for name, value in TINY["space"].items() if not name.startswith("architecture")}  # type: ignore[attr-defined]
+    space |= {
+        "architecture": "own_networks:build",
+        "architecture.ending": ["well", "raise", "memory", "exit"],
+        "optimizer.learning_rate": {"low": 1e-3, "high": 1e30, "scale": "log"},
+    }
+    points = [{"optimizer.learning_rate": 0.005} | point for point in points]
+    spec = tiny(space=space, starting_points=points, trials=6, scheduler={"kind": "none"}, resources={"workers": 1})
+    # What would refuse this space beforehand is tested elsewhere; here the trials shall fail.
+    monkeypatch.setattr("sparsevlr.search.engine.check_space", lambda *args, **options: None)
+    monkeypatch.setattr(StudySpec, "check_against", lambda *args, **options: None)
+    study = search(spec, str(tmp_path / "study"), allow_code=True)
+    trials = rows(study.trials())
+    assert [row["state"] for row in trials] == ["failed", "completed", "failed", "failed", "completed", "failed"]
+    errors = [row["error"] for row in trials]
+    assert "a bug of the user's own" in errors[0]
+    assert "no memory left" in errors[2]
+    assert "worker process died" in errors[3]
+    assert "Diverged: the loss became nan" in errors[5]
