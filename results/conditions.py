@@ -1,0 +1,210 @@
+"""What a parsed filter consists of, and how it becomes a mask over a table.
+
+Masks are three-valued while they are combined (Kleene): null stands for "cannot be said", and passes no row.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_COMPARE = {
+    "==": pc.equal,
+    "!=": pc.not_equal,
+    "<": pc.less,
+    "<=": pc.less_equal,
+    ">": pc.greater,
+    ">=": pc.greater_equal,
+}
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A value that stands in the filter."""
+
+    value: str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A record column, or an entry of the trial's configuration."""
+
+    name: str
+    numeric: bool = False
+    config: bool = False
+
+
+Operand = Literal | Reference
+
+
+@dataclass
+class Rows:
+    """A table under a filter; configurations are parsed once."""
+
+    table: pa.Table
+    _configs: list[dict[str, Any]] | None = field(default=None, repr=False)
+
+    @property
+    def configs(self) -> list[dict[str, Any]]:
+        """The configuration of each row; empty where there is none."""
+        if self._configs is None:
+            self._configs = [_config(text) for text in self.table["config"].to_pylist()]
+        return self._configs
+
+    @functools.cached_property
+    def config_names(self) -> frozenset[str]:
+        """Every name that some row's configuration has."""
+        return frozenset().union(*self.configs)
+
+    def values(self, reference: Reference, kind: type) -> pa.Array | pa.ChunkedArray:
+        """A column, NaN as null; of configurations the values of the wanted kind (str, float, bool), others as null."""
+        if reference.config:
+            return _of_kind([config.get(reference.name) for config in self.configs], kind)
+        column = self.table[reference.name]
+        if pa.types.is_floating(column.type):
+            return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+        return column
+
+
+def _config(text: str | None) -> dict[str, Any]:
+    try:
+        value = json.loads(text) if text is not None else {}
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _of_kind(values: list[Any], kind: type) -> pa.Array:
+    if kind is bool:
+        return pa.array([value if isinstance(value, bool) else None for value in values], pa.bool_())
+    if kind is str:
+        # Lists compare as their JSON: config.architecture.hidden = '[64,64]'.
+        texts = [json.dumps(value, separators=(",", ":")) if isinstance(value, list) else value for value in values]
+        return pa.array([text if isinstance(text, str) else None for text in texts], pa.string())
+    numbers = [value if isinstance(value, (int, float)) and not isinstance(value, bool) else None for value in values]
+    return pa.array([None if number is None else float(number) for number in numbers], pa.float64())
+
+
+class Condition(ABC):
+    """A part of a filter."""
+
+    @abstractmethod
+    def three_valued(self, rows: Rows) -> pa.Array | pa.ChunkedArray:
+        """True, false or null per row."""
+
+    @abstractmethod
+    def references(self) -> Iterator[Reference]:
+        """Every column that the condition reads."""
+
+    def mask(self, rows: Rows) -> pa.Array:
+        """True where the condition holds, otherwise false."""
+        mask = pc.fill_null(self.three_valued(rows), False)
+        return mask.combine_chunks() if isinstance(mask, pa.ChunkedArray) else mask
+
+
+@dataclass(frozen=True)
+class Compare(Condition):
+    """``left operator right``."""
+
+    left: Operand
+    operator: str
+    right: Operand
+
+    def three_valued(self, rows: Rows) -> pa.Array | pa.ChunkedArray:
+        kind = _kind(self.left, self.right)
+        left, right = _values(self.left, rows, kind), _values(self.right, rows, kind)
+        if left.type != right.type:
+            # Only integers and reals can meet here. Rounding a count beyond 2^53 is fine; pyarrow would raise.
+            left, right = pc.cast(left, pa.float64(), safe=False), pc.cast(right, pa.float64(), safe=False)
+        return _COMPARE[self.operator](left, right)
+
+    def references(self) -> Iterator[Reference]:
+        yield from (side for side in (self.left, self.right) if isinstance(side, Reference))
+
+
+@dataclass(frozen=True)
+class OneOf(Condition):
+    """``column in (values)``."""
+
+    column: Reference
+    choices: tuple[Literal, ...]
+
+    def three_valued(self, rows: Rows) -> pa.Array | pa.ChunkedArray:
+        matches = [Compare(self.column, "==", choice).three_valued(rows) for choice in self.choices]
+        if not self.column.config:
+            return functools.reduce(pc.or_kleene, matches)
+        # A text among numbers is null when read as a number: that choice does not match, and says no more.
+        present = pc.invert(IsNull(self.column).three_valued(rows))
+        matched = functools.reduce(pc.or_, [pc.fill_null(match, False) for match in matches])
+        return pc.if_else(present, matched, pa.scalar(None, pa.bool_()))
+
+    def references(self) -> Iterator[Reference]:
+        yield self.column
+
+
+@dataclass(frozen=True)
+class IsNull(Condition):
+    """``column is null``: nothing there, or NaN."""
+
+    column: Reference
+
+    def three_valued(self, rows: Rows) -> pa.Array | pa.ChunkedArray:
+        if self.column.config:
+            absent = [config.get(self.column.name) is None for config in rows.configs]
+            return pa.array(absent, pa.bool_())
+        return pc.is_null(rows.values(self.column, float))
+
+    def references(self) -> Iterator[Reference]:
+        yield self.column
+
+
+@dataclass(frozen=True)
+class Not(Condition):
+    """Null stays null."""
+
+    condition: Condition
+
+    def three_valued(self, rows: Rows) -> pa.Array | pa.ChunkedArray:
+        return pc.invert(self.condition.three_valued(rows))
+
+    def references(self) -> Iterator[Reference]:
+        yield from self.condition.references()
+
+
+@dataclass(frozen=True)
+class Connective(Condition):
+    """All (``and``) or any (``or``) of the parts."""
+
+    word: str
+    parts: tuple[Condition, ...]
+
+    def three_valued(self, rows: Rows) -> pa.Array | pa.ChunkedArray:
+        combine = pc.and_kleene if self.word == "and" else pc.or_kleene
+        return functools.reduce(combine, [part.three_valued(rows) for part in self.parts])
+
+    def references(self) -> Iterator[Reference]:
+        for part in self.parts:
+            yield from part.references()
+
+
+def _kind(left: Operand, right: Operand) -> type:
+    """How entries of configurations are read in a comparison: as what stands on the other side, else as numbers."""
+    for side in (left, right):
+        if isinstance(side, Literal):
+            return bool if isinstance(side.value, bool) else str if isinstance(side.value, str) else float
+        if not side.config:
+            return float if side.numeric else str
+    return float
+
+
+def _values(operand: Operand, rows: Rows, kind: type) -> Any:
+    if isinstance(operand, Literal):
+        return pa.scalar(operand.value)
+    return rows.values(operand, kind)

@@ -1,0 +1,166 @@
+"""A study's place in a file system: a plain path, any URI that pyarrow knows, or a pyarrow filesystem object."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+from pyarrow import fs
+
+from .errors import StorageError
+
+# What reading and writing raises when the storage (not the caller) is at fault.
+STORAGE_ERRORS = (OSError, pa.ArrowException)
+
+
+class Entry(NamedTuple):
+    """A file in a folder: its name and size in bytes."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Location:
+    """One folder, which may not exist yet. Paths given to the methods are relative to it."""
+
+    filesystem: fs.FileSystem
+    root: str
+    shown: str
+    local: Path | None
+
+    @property
+    def name(self) -> str:
+        """Last component: the study's name."""
+        return self.root.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def parent(self) -> Location:
+        """The storage that holds the study."""
+        root = self.root.rstrip("/").rpartition("/")[0] or "/"
+        shown = self.shown.rstrip("/").rpartition("/")[0] or ("/" if self.shown.startswith("/") else ".")
+        return Location(self.filesystem, root, shown, self.local.parent if self.local else None)
+
+    def path(self, relative: str) -> str:
+        """The path inside `filesystem`."""
+        return f"{self.root.rstrip('/')}/{relative}" if self.root else relative
+
+    def files(self, folder: str) -> list[Entry]:
+        """Files directly inside a folder, by name; an absent folder is an empty one. OSError when it cannot be read."""
+        infos = self.filesystem.get_file_info(fs.FileSelector(self.path(folder), allow_not_found=True))
+        return sorted(Entry(info.base_name, info.size or 0) for info in infos if info.is_file)
+
+    def folders(self) -> list[str]:
+        """Names of the folders directly inside."""
+        infos = self.filesystem.get_file_info(fs.FileSelector(self.root, allow_not_found=True))
+        return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+
+    def has(self, relative: str) -> bool:
+        """Whether that file exists. OSError when the storage does not answer."""
+        return bool(self.filesystem.get_file_info(self.path(relative)).is_file)
+
+    def read(self, relative: str) -> bytes:
+        """All bytes of a file."""
+        with self.filesystem.open_input_stream(self.path(relative)) as stream:
+            return bytes(stream.read())
+
+    def write(self, relative: str, data: bytes) -> None:
+        """A new object, once, under a name that nobody else uses. Object stores show it whole or not at all."""
+        path = self.path(relative)
+        try:
+            stream = self.filesystem.open_output_stream(path)
+        except FileNotFoundError:
+            # File systems want the folder first; object stores have none, and making one may need further rights.
+            self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+            stream = self.filesystem.open_output_stream(path)
+        with stream:
+            stream.write(data)
+
+    def replace(self, relative: str, data: bytes) -> None:
+        """A file with that content, durable on return, in place of one that may be there already."""
+        if self.local is None:
+            self.write(relative, data)
+            return
+        path = self.local / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, data)
+
+
+def locate(uri: str | os.PathLike[str], filesystem: fs.FileSystem | None = None) -> Location:
+    """The place that a path or URI names; with ``filesystem`` given, ``uri`` is a path inside it.
+
+    Raises StorageError for URIs that pyarrow does not know. Credentials in a URI are kept out of `Location.shown`.
+    """
+    text = os.fspath(uri)
+    shown = without_credentials(text)
+    if filesystem is not None:
+        return Location(filesystem, text.rstrip("/"), shown, None)
+    if "://" not in text:
+        return _local(Path(text).expanduser(), shown)
+    try:
+        found, path = fs.FileSystem.from_uri(text)
+    except (*STORAGE_ERRORS, ValueError) as error:
+        reason = reason_of(error).replace(text, shown)
+        raise StorageError(
+            f"cannot use the storage {shown}: {reason}; give a folder, or a URI that pyarrow knows"
+        ) from None
+    if isinstance(found, fs.LocalFileSystem):
+        return _local(Path(path), shown)
+    return Location(found, path.rstrip("/"), shown, None)
+
+
+def _local(path: Path, shown: str) -> Location:
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links that the user means to keep
+    return Location(fs.LocalFileSystem(), absolute.as_posix(), shown, absolute)
+
+
+def without_credentials(uri: str) -> str:
+    """The URI less user, password and query, which may hold keys."""
+    return re.sub(r"://[^/@]*@", "://", uri).partition("?")[0] if "://" in uri else uri
+
+
+def reason_of(error: BaseException) -> str:
+    """One line saying what the storage said; never the path with its credentials."""
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return error.strerror.splitlines()[0].partition(" '")[0]
+    return without_credentials(str(error).splitlines()[0]) if str(error) else type(error).__name__
+
+
+@contextmanager
+def storage_errors(doing: str, remedy: str) -> Iterator[None]:
+    """Turns what the file system raises into a StorageError ``cannot DOING: reason; REMEDY``."""
+    try:
+        yield
+    except STORAGE_ERRORS as error:
+        raise StorageError(f"cannot {doing}: {reason_of(error)}; {remedy}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames and new names in a local folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """A local file, whole or not at all, durable on return: temporary name, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)

@@ -1,0 +1,128 @@
+"""Where every file of a study lives. No other module spells a file name.
+
+::
+
+    STORAGE/NAME/study.json                               spec, versions, time of creation; written once
+    STORAGE/NAME/journal/EPOCH-TOKEN-FIRST.jsonl          events of a living (or killed) driver session
+    STORAGE/NAME/parts/EPOCH-TOKEN-FIRST-LAST.parquet     sealed events, immutable
+    STORAGE/NAME/checkpoints/TRIAL/...                    weights and masks, the project's own files
+    STORAGE/NAME/plots/...                                drawn on request
+    STORAGE/NAME/driver.lock                              the driver's lock
+
+A *session* is one process that writes; EPOCH counts sessions, TOKEN tells two apart that chose the same number.
+FIRST and LAST are positions of events inside the session: names alone say what a file covers.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from .errors import UnsafePath
+
+STUDY_FILE = "study.json"
+JOURNAL = "journal"
+PARTS = "parts"
+CHECKPOINTS = "checkpoints"
+PLOTS = "plots"
+LOCK = "driver.lock"
+
+_COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_RULE = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128 characters"
+_SESSION = r"(?P<session>[0-9]{6,}-[0-9a-f]{8})"
+_JOURNAL_FILE = re.compile(_SESSION + r"-(?P<first>[0-9]{12})\.jsonl")
+_PART_FILE = re.compile(_SESSION + r"-(?P<first>[0-9]{12})-(?P<last>[0-9]{12})\.parquet")
+
+
+class JournalName(NamedTuple):
+    """What a journal file's name says."""
+
+    session: str
+    first: int
+
+
+class PartName(NamedTuple):
+    """What a part's name says; ``last`` is included."""
+
+    session: str
+    first: int
+    last: int
+
+
+def check_study_name(name: str) -> str:
+    """The name, or UnsafePath."""
+    if not _COMPONENT.fullmatch(name):
+        raise UnsafePath(f"a study's name consists of {_RULE}; got {name[:200]!r}")
+    return name
+
+
+def check_trial_id(trial_id: str) -> str:
+    """The id, or UnsafePath: ids become folder names."""
+    if not isinstance(trial_id, str) or not _COMPONENT.fullmatch(trial_id):
+        raise UnsafePath(f"a trial id consists of {_RULE}; got {trial_id!r:.200}")
+    return trial_id
+
+
+def check_checkpoint(path: str) -> str:
+    """A checkpoint's path, relative to its study: ``checkpoints/TRIAL/...``, or UnsafePath."""
+    folder, *rest = path.split("/")
+    if folder != CHECKPOINTS or not rest or not all(_COMPONENT.fullmatch(part) for part in rest):
+        raise UnsafePath(f"a checkpoint is {CHECKPOINTS}/TRIAL/... inside its study; got {path[:200]!r}")
+    return path
+
+
+def checkpoint_path(trial_id: str, *parts: str) -> str:
+    """``checkpoints/TRIAL/part/...``, relative to the study."""
+    return check_checkpoint("/".join((CHECKPOINTS, check_trial_id(trial_id), *parts)))
+
+
+def plot_path(name: str) -> str:
+    """``plots/NAME``, relative to the study."""
+    if not _COMPONENT.fullmatch(name):
+        raise UnsafePath(f"a plot's file name consists of {_RULE}; got {name[:200]!r}")
+    return f"{PLOTS}/{name}"
+
+
+def inside(root: Path, relative: str) -> Path:
+    """The file that a checkpoint path names below ``root``, links followed; UnsafePath when it leaves ``root``.
+
+    The one way from a path in a record to a file: a study may have been made by somebody else.
+    """
+    target = (root / check_checkpoint(relative)).resolve()
+    if not target.is_relative_to(root.resolve()):
+        raise UnsafePath(f"{relative!r} leads outside its study through a symbolic link; refusing to open it")
+    return target
+
+
+def session_name(epoch: int, token: str) -> str:
+    """``EPOCH-TOKEN``; sorts by epoch up to 999,999 sessions."""
+    return f"{epoch:06d}-{token}"
+
+
+def session_order(session: str) -> tuple[int, str]:
+    """Sort key of sessions, by epoch first."""
+    epoch, token = session.split("-")
+    return int(epoch), token
+
+
+def journal_file(session: str, first: int) -> str:
+    """Name inside the journal folder."""
+    return f"{session}-{first:012d}.jsonl"
+
+
+def part_file(session: str, first: int, last: int) -> str:
+    """Name inside the parts folder."""
+    return f"{session}-{first:012d}-{last:012d}.parquet"
+
+
+def parse_journal(name: str) -> JournalName | None:
+    """What the name says; None for files that are none of ours."""
+    match = _JOURNAL_FILE.fullmatch(name)
+    return JournalName(match["session"], int(match["first"])) if match else None
+
+
+def parse_part(name: str) -> PartName | None:
+    """What the name says; None for files that are none of ours, unfinished ones among them."""
+    match = _PART_FILE.fullmatch(name)
+    return PartName(match["session"], int(match["first"]), int(match["last"])) if match else None

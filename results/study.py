@@ -1,0 +1,222 @@
+"""A study to ask questions of: its trials, its reports, its Pareto front."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import fs
+
+from . import pareto
+from .errors import QueryError
+from .fold import Fold, deduplicate
+from .record import DIRECTIONS, NUMERIC_COLUMNS, SPLITS, Record, from_table
+from .store import Store
+from .where import closest_column, filter_rows
+
+DEFAULT_OBJECTIVES = ("sparsity", "verified_accuracy")
+
+# Worst possible values of measures that lie in [0, 1]; all others take the worst value seen.
+_WORST = {"unstable_relu_fraction": 1.0}
+
+# `best` compares these one after the other, then the trial id.
+_BEST_TIES = (
+    ("verified_accuracy", "descending"),
+    ("sparsity", "descending"),
+    ("adversarial_accuracy", "descending"),
+    ("natural_accuracy", "descending"),
+    ("trial_id", "ascending"),
+)
+
+
+def open_study(uri: str | os.PathLike[str], *, filesystem: fs.FileSystem | None = None) -> Study:
+    """The study at a folder or URI, for reading. Raises StudyMissing (naming the studies nearby) or StorageError."""
+    return Study(Store.open(uri, readonly=True, filesystem=filesystem))
+
+
+class Study:
+    """A reading view of a store. Each call answers from what is stored at that moment; nothing is read again while
+    nothing was added. Tables are pyarrow tables with the record columns. Nothing that a study holds is ever executed.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._seen: tuple[tuple[str, int], ...] | None = None
+        self._fold: Fold | None = None
+        self._problems: tuple[str, ...] = ()
+
+    @property
+    def uri(self) -> str:
+        """As given, less any credentials."""
+        return self.store.uri
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.store.name
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The spec as plain JSON values."""
+        return self.store.spec
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The spec's objectives, or `DEFAULT_OBJECTIVES`."""
+        return tuple(self.store.manifest["spec"].get("objectives") or DEFAULT_OBJECTIVES)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One line per stored file or line that cannot be read; everything else is in the tables."""
+        self._read()
+        return self._problems
+
+    def events(self) -> pa.Table:
+        """Every event in the order of arrival, second arrivals left out: what a replay needs."""
+        return self._read().events
+
+    def reports(self, where: str | None = None) -> pa.Table:
+        """One row per report (trial, rung, split); ``state`` is the trial's state now. Raises WhereError."""
+        return filter_rows(self._read().reports, where)
+
+    def trials(self, where: str | None = None) -> pa.Table:
+        """One row per trial: state from its last event, measures from its last validation report. Raises WhereError."""
+        return filter_rows(self._read().trials, where)
+
+    def pareto_front(
+        self, objectives: Sequence[str] | str | None = None, where: str | None = None, split: str = "validation"
+    ) -> pa.Table:
+        """Completed trials that pass ``where`` and that no other of them dominates, by rising sparsity.
+
+        Membership (and ``where``) is always decided on the validation split; ``split="test"`` shows the test figures of
+        those same trials, null where a network was not measured on test. Trials without a value for some
+        objective are left out; trials with equal values are all on the front. Raises QueryError.
+        """
+        _check_split(split)
+        names = self._objectives(objectives)
+        fold = self._read()
+        candidates = _completed(filter_rows(fold.trials, where))
+        front = candidates.filter(pa.array(pareto.front_mask(_oriented(candidates, names)), pa.bool_()))
+        if split == "test":
+            front = fold.tested.filter(pc.is_in(fold.tested["trial_id"], value_set=front["trial_id"].combine_chunks()))
+        return front.sort_by([("sparsity", "ascending"), ("trial_id", "ascending")])
+
+    def hypervolume(
+        self,
+        objectives: Sequence[str] | str | None = None,
+        reference: Mapping[str, float] | Sequence[float] | None = None,
+        where: str | None = None,
+        split: str = "validation",
+    ) -> float:
+        """Volume that the front dominates, in the product of the objectives' units.
+
+        ``reference`` is the worst corner, by name or in the order of the objectives. Default per objective: 0 for what
+        is maximised, 1 for ``unstable_relu_fraction``, and for other minimised measures (MACs, bytes, weights, seconds)
+        the largest value in any report of the study, which can move while the study grows: give a reference to compare
+        studies. Raises QueryError.
+        """
+        names = self._objectives(objectives)
+        corner = self._reference(names, reference)
+        front = self.pareto_front(names, where, split)
+        signs = [DIRECTIONS[name] for name in names]
+        return pareto.hypervolume(_oriented(front, names), pareto.orient([corner], signs)[0])
+
+    def best(self, where: str | None = None, **constraints: float | None) -> Record | None:
+        """The completed trial with the highest verified accuracy (validation) under constraints such as
+        ``min_sparsity=0.9`` or ``max_macs=1e6``, any ``min_`` or ``max_`` of a numeric column; None when no trial meets
+        them. Ties go to the higher sparsity, adversarial, then natural accuracy, then the smaller trial id.
+        Raises QueryError.
+        """
+        table = _completed(filter_rows(self._read().trials, where))
+        for name, limit in constraints.items():
+            bound, _, column = name.partition("_")
+            if bound not in ("min", "max") or column not in NUMERIC_COLUMNS:
+                raise QueryError(f"a constraint is min_COLUMN or max_COLUMN; got {name}{closest_column(column)}")
+            if limit is not None:
+                compare = pc.greater_equal if bound == "min" else pc.less_equal
+                table = table.filter(compare(table[column], float(limit)))
+        table = table.filter(pc.is_valid(_without_nan(table["verified_accuracy"])))
+        if not len(table):
+            return None
+        for name in ("sparsity", "adversarial_accuracy", "natural_accuracy"):
+            table = table.set_column(table.column_names.index(name), name, _without_nan(table[name]))
+        return from_table(table.sort_by(list(_BEST_TIES)).slice(0, 1))[0]
+
+    def plot(
+        self,
+        path: str | os.PathLike[str],
+        objectives: Sequence[str] | str | None = None,
+        where: str | None = None,
+        split: str = "validation",
+    ) -> Path:
+        """Draws the front over the other trials into a png, svg or pdf file and returns its path. Raises QueryError."""
+        from .plot import front_figure, save_figure  # matplotlib takes half a second that other questions need not wait
+
+        names = self._objectives(objectives)
+        front = self.pareto_front(names, where, split)
+        others = self.trials(where) if split == "validation" else front.slice(0, 0)
+        return save_figure(front_figure(others, front, names, title=self.name, split=split), path)
+
+    def _read(self) -> Fold:
+        signature = self.store.signature()
+        if self._fold is None or signature != self._seen:
+            snapshot = self.store.read()
+            self._fold, self._problems = Fold(deduplicate(snapshot.events)), snapshot.problems
+            # Taken before reading: if more came in between, the next call reads once too often, never too seldom.
+            self._seen = signature
+        return self._fold
+
+    def _objectives(self, objectives: Sequence[str] | str | None) -> tuple[str, ...]:
+        if isinstance(objectives, str):
+            objectives = [name.strip() for name in objectives.split(",")]
+        names = self.objectives if objectives is None else tuple(objectives)
+        if not names or len(set(names)) < len(names):
+            raise QueryError(f"objectives must be one or more different columns; got {', '.join(names) or 'none'}")
+        for name in names:
+            if name not in DIRECTIONS:
+                raise QueryError(f"{name!r} is no objective; choose from {', '.join(DIRECTIONS)}")
+        return names
+
+    def _reference(self, names: Sequence[str], reference: Mapping[str, float] | Sequence[float] | None) -> list[float]:
+        if reference is None:
+            return [self._worst(name) for name in names]
+        if isinstance(reference, Mapping):
+            if set(reference) != set(names):
+                raise QueryError(f"the reference needs a value for each of {', '.join(names)}; got {dict(reference)}")
+            reference = [reference[name] for name in names]
+        corner = [float(value) for value in reference]
+        if len(corner) != len(names) or not np.isfinite(corner).all():
+            raise QueryError(f"the reference needs a finite value for each of {', '.join(names)}; got {reference}")
+        return corner
+
+    def _worst(self, name: str) -> float:
+        if DIRECTIONS[name] == "max":
+            return 0.0
+        if name in _WORST:
+            return _WORST[name]
+        values = self._read().reports[name].cast(pa.float64()).drop_null().to_numpy()
+        return float(values[np.isfinite(values)].max(initial=0.0))
+
+
+def _completed(trials: pa.Table) -> pa.Table:
+    return trials.filter(pc.equal(trials["state"], "completed"))
+
+
+def _oriented(table: pa.Table, names: Sequence[str]) -> pareto.Floats:
+    """Objective values ``(rows, objectives)``, larger is better, NaN for what is missing."""
+    columns = [pc.fill_null(table[name].cast(pa.float64()), np.nan).to_numpy() for name in names]
+    return pareto.orient(np.column_stack(columns), [DIRECTIONS[name] for name in names])
+
+
+def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise QueryError(f"split is one of {', '.join(SPLITS)}; got {split!r}")

@@ -1,0 +1,57 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsevlr.results import UnsafePath, paths
+
+BAD = ["", ".", "..", "a/b", "../a", "/a", "a\\b", ".hidden", "a\0", "a\n", "a b", "a" * 129, "é"]
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_unsafe_names_are_refused(name):
+    for check in (paths.check_study_name, paths.check_trial_id, paths.plot_path, paths.checkpoint_path):
+        with pytest.raises(UnsafePath):
+            check(name)
+    if name != "a/b":
+        with pytest.raises(UnsafePath):
+            paths.checkpoint_path("trial", name)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["checkpoints", "checkpoints/", "/checkpoints/a", "checkpoints/../study.json", "checkpoints/a/../../b", "parts/a",
+     "checkpoints//a", "C:/checkpoints/a"],
+)  # fmt: skip
+def test_unsafe_checkpoints_are_refused(path):
+    with pytest.raises(UnsafePath):
+        paths.check_checkpoint(path)
+
+
+@given(st.text(max_size=40))
+def test_whatever_passes_stays_inside(tmp_path_factory, text):
+    root = tmp_path_factory.getbasetemp()
+    try:
+        target = paths.inside(root, text)
+    except UnsafePath:
+        return
+    assert target.is_relative_to(root / "checkpoints")
+
+
+def test_a_symbolic_link_out_of_the_study_is_refused(tmp_path):
+    study = tmp_path / "study"
+    (study / "checkpoints").mkdir(parents=True)
+    (study / "checkpoints" / "t1").symlink_to(tmp_path)
+    assert paths.checkpoint_path("t2", "rung-3") == "checkpoints/t2/rung-3"
+    assert paths.inside(study, "checkpoints/t2/rung-3") == (study / "checkpoints/t2/rung-3").resolve()
+    with pytest.raises(UnsafePath, match="symbolic link"):
+        paths.inside(study, "checkpoints/t1/secret")
+
+
+def test_file_names_say_what_they_cover():
+    session = paths.session_name(12, "0123abcd")
+    assert paths.parse_journal(paths.journal_file(session, 40)) == (session, 40)
+    assert paths.parse_part(paths.part_file(session, 40, 99)) == (session, 40, 99)
+    assert paths.parse_part(".x.tmp") is None
+    assert paths.parse_part(paths.part_file(session, 0, 1) + ".tmp") is None
+    assert paths.parse_journal("notes.txt") is None
+    assert paths.session_order(paths.session_name(2_000_000, "0" * 8)) > paths.session_order(session)
