@@ -32,7 +32,7 @@ lint: setup
 
 # On the built package, not on the sources: a module that is missing from the wheel fails here.
 typecheck: setup
-	rm -rf build/typecheck
+	rm -rf build
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/typecheck .
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/typecheck/site \
 		build/typecheck/sparsevlr-*.whl

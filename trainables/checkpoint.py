@@ -92,7 +92,7 @@ class Checkpoint:
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
     """The state of an optimizer as flat tensors, keyed `entry/parameter name`."""
-    names = {parameter: name for name, parameter in network.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
     return {
         f"{entry}/{names[parameter]}": torch.as_tensor(value)
         for parameter, state in optimizer.state.items()

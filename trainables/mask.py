@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-def prunable_weights(network: nn.Module) -> dict[str, nn.Parameter]:
+def prunable_weights(network: nn.Module) -> dict[str, Tensor]:
     """The weights that sparsity is counted over: those of every convolution and linear layer, by parameter name.
 
     Biases and normalisation parameters are never pruned and never counted.

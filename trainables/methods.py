@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..spaces import SpecError, StudySpec, TrialConfig
+from ..spaces import Parameter, SpecError, StudySpec, TrialConfig
 from ..spaces.architectures import architecture_options, build_architecture
 from .bounds import UnsupportedLayer, trace
 from .certified_training import LOSSES, CertifiedLoss
@@ -112,14 +112,14 @@ def check_space(spec: StudySpec, shape: tuple[int, ...], classes: int, *, allow_
     if "alpha-crown" in spec.verification.stages and auto_lirpa.installed_version() is None:
         raise SpecError(f"verification.stages has alpha-crown, which needs auto_LiRPA: {auto_lirpa.INSTALL}")
     rng = np.random.default_rng(0)
+
+    def at_end(end: int) -> Callable[[str, Parameter], Any]:
+        return lambda name, parameter: limits[end] if (limits := parameter.limits()) else parameter.random(rng)
+
+    draws = [at_end(0), at_end(1), *[lambda name, parameter: parameter.random(rng)] * CHECKED_SAMPLES]
     seen: set[str] = set()
-    for index in range(CHECKED_SAMPLES):
-        # The first two take every number at its low, then at its high end.
-        values = spec.space.sample(
-            lambda name, parameter, end=index: (
-                parameter.limits()[end] if end < 2 and parameter.limits() else parameter.random(rng)
-            )
-        )
+    for draw in draws:
+        values = spec.space.sample(draw)
         methods = Methods.of(TrialConfig(trial_id="check", seed=0, values=values))
         key = f"{methods.architecture} {sorted(methods.architecture_options.items())}"
         if key in seen:

@@ -27,6 +27,9 @@ class RayTrial(tune.Trainable):
     is only a pointer to the study's own; its folder is disposable.
     """
 
+    _trial: Trial | None
+    _checkpoint: str | None
+
     def setup(
         self, config: dict[str, Any], *, spec: dict[str, Any], data: Dataset, study: Location, allow_code: bool
     ) -> None:
@@ -63,8 +66,8 @@ class RayTrial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._config = TrialConfig.from_json(config["trial"])
-        self._trial: Trial | None = None
-        self._checkpoint: str | None = None
+        self._trial = None
+        self._checkpoint = None
 
     def _build(self) -> Trial:
         trial = Trial(self._config, self._spec, self._data, location=self._location, allow_code=self._allow_code)

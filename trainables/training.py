@@ -134,7 +134,7 @@ class Training:
                 f"a lower optimizer.learning_rate or a longer ramp may help"
             )
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.mask.zero_gradients_(self.network)
         nn.utils.clip_grad_norm_(self.network.parameters(), self._methods.optimizer.clip)
         rate = self._methods.optimizer.rate(step / (self._spec.epochs * self._steps_per_epoch))

@@ -1,0 +1,31 @@
+"""Bounds of networks over boxes: intervals, and backward linear bounds from the margins."""
+
+from .graph import Add, Graph, Node, UnsupportedLayer, trace
+from .interval import Box, input_box, interval_bounds, unstable_relu_fraction
+from .linear import as_intervals, backward_margins, crown_bounds, crown_ibp_margins, crown_margins
+from .margins import logit_bounds, margin_lower_bounds
+from .relaxation import Interval
+from .relu import interval_relu
+from .training import natural_and_interval
+
+__all__ = [
+    "Add",
+    "Box",
+    "Graph",
+    "Interval",
+    "Node",
+    "UnsupportedLayer",
+    "as_intervals",
+    "backward_margins",
+    "crown_bounds",
+    "crown_ibp_margins",
+    "crown_margins",
+    "input_box",
+    "interval_bounds",
+    "interval_relu",
+    "logit_bounds",
+    "margin_lower_bounds",
+    "natural_and_interval",
+    "trace",
+    "unstable_relu_fraction",
+]

@@ -1,0 +1,178 @@
+"""Backward linear bounds (CROWN, Zhang et al. 2018, arXiv 1811.00866).
+
+A linear function of some node is rewritten, layer by layer towards the input, as a linear function that is never above
+it; its minimum over the input box is then a dot product. Every function to be bounded is one *row*, which belongs to
+one sample (`owner`), so that samples may ask for different rows: only the neurons that are unstable in this sample.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .graph import Add, Graph
+from .interval import Box, interval_bounds, interval_step
+from .relaxation import Interval, Relaxation, is_nonlinear, relax
+from .transpose import transpose
+from .units import unit_rows
+
+CHUNK_ELEMENTS = 2**21
+"""Rows are taken in chunks of about this many coefficients, 8 MB each in float32: memory stays bounded."""
+
+
+@torch.no_grad()
+def crown_ibp_margins(graph: Graph, box: Box, labels: Tensor) -> Tensor:
+    """Lower bounds of all margins by one backward pass over interval bounds (CROWN-IBP, Zhang et al. 2020).
+
+    Args:
+        box: the input box, each `(batch, *shape)`.
+        labels: `(batch,)`.
+
+    Returns:
+        `(batch, classes)`, lower bounds of `logit_y - logit_k`; 0 at k = y.
+    """
+    return backward_margins(graph, box, as_intervals(interval_bounds(graph, *box)), labels)
+
+
+@torch.no_grad()
+def crown_margins(graph: Graph, box: Box, labels: Tensor, *, tighten: bool = True) -> Tensor:
+    """Lower bounds of all margins with the bounds before each nonlinear layer computed backwards as well.
+
+    Args and returns as `crown_ibp_margins`; `tighten` as `crown_bounds`.
+    """
+    return backward_margins(graph, box, crown_bounds(graph, box, tighten=tighten), labels)
+
+
+def as_intervals(boxes: Sequence[Box]) -> list[Interval]:
+    """Centre/radius bounds as lower and upper ones."""
+    return [Interval(box.lower, box.upper) for box in boxes]
+
+
+def crown_bounds(graph: Graph, box: Box, *, tighten: bool) -> list[Interval]:
+    """Bounds of every node, those before a nonlinear layer by backward linear bounds.
+
+    Args:
+        tighten: recompute only what intervals leave undecided, and keep the better of both bounds; False takes the
+            backward bound of every neuron, and nothing else (plain CROWN).
+
+    Returns:
+        one `Interval` per node, each `(batch, *node.shape)`. Only those before nonlinear layers are CROWN bounds.
+    """
+    wanted = {node.inputs[0] for node in graph.nodes if is_nonlinear(node.layer)}
+    # A ReLU needs no more about a stable neuron; a maximum depends on every bound of its window.
+    signs_decide = wanted - {node.inputs[0] for node in graph.nodes if isinstance(node.layer, nn.MaxPool2d)}
+    exact = _exact_nodes(graph)
+    bounds = [Interval(box.lower, box.upper)]
+    relaxations: dict[int, Relaxation] = {}
+    for index, node in enumerate(graph.nodes[1:-1], start=1):
+        step = interval_step(node, [_as_box(bounds[source]) for source in node.inputs])
+        interval = Interval(step.lower, step.upper)
+        if is_nonlinear(node.layer):
+            # The interval of a monotone layer is as tight as any backward bound through its relaxation.
+            relaxations[index] = relax(node.layer, bounds[node.inputs[0]])
+        elif index in wanted and index not in exact:
+            undecided = torch.ones_like(interval.lower, dtype=torch.bool)
+            if tighten and index in signs_decide:
+                undecided = (interval.lower < 0) & (interval.upper > 0)
+            interval = _recomputed(graph, box, relaxations, index, interval, undecided, tighten)
+        bounds.append(interval)
+    last = interval_step(graph.nodes[-1], [_as_box(bounds[graph.features])])
+    return [*bounds, Interval(last.lower, last.upper)]
+
+
+def backward_margins(graph: Graph, box: Box, bounds: Sequence[Interval], labels: Tensor) -> Tensor:
+    """Lower bounds `(batch, classes)` of all margins, given bounds of the input of each nonlinear layer."""
+    relaxations = {
+        index: relax(node.layer, bounds[node.inputs[0]])
+        for index, node in enumerate(graph.nodes)
+        if is_nonlinear(node.layer)
+    }
+    weight, bias = graph.last_linear.weight, graph.last_linear.bias
+    classes = weight.shape[0]
+    parts = []
+    for samples in torch.arange(len(labels), device=labels.device).split(max(1, _chunk(graph) // classes)):
+        true = labels[samples]
+        rows = (weight[true][:, None, :] - weight).flatten(0, 1)
+        start = torch.zeros_like(rows[:, 0]) if bias is None else (bias[true][:, None] - bias).flatten()
+        owner = samples.repeat_interleave(classes)
+        parts.append(_lower_bounds(graph, box, relaxations, graph.features, rows, start, owner).view(-1, classes))
+    return torch.cat(parts) if parts else weight.new_zeros(0, classes)
+
+
+def _lower_bounds(
+    graph: Graph, box: Box, relaxations: dict[int, Relaxation], index: int, rows: Tensor, bias: Tensor, owner: Tensor
+) -> Tensor:
+    """Lower bounds, one per row, of `rows · (value of node index) + bias` over the input box of each row's owner."""
+    pending = {index: rows}
+    for current in range(index, 0, -1):
+        if current not in pending:
+            continue
+        node, rows = graph.nodes[current], pending.pop(current)
+        added: Tensor | float = 0.0
+        if isinstance(node.layer, Add):
+            earlier = [rows, rows]
+        elif current in relaxations:
+            shape = torch.Size(graph.nodes[node.inputs[0]].shape)
+            rows, added = relaxations[current].backward(rows, owner, shape)
+            earlier = [rows]
+        else:
+            rows, added = transpose(node.layer, rows, graph.nodes[node.inputs[0]].shape)
+            earlier = [rows]
+        bias = bias + added
+        for source, part in zip(node.inputs, earlier, strict=True):
+            pending[source] = pending[source] + part if source in pending else part
+    rows = pending[0].flatten(1)
+    centre, radius = box.centre.flatten(1)[owner], box.radius.flatten(1)[owner]
+    return bias + (rows * centre).sum(1) - (rows.abs() * radius).sum(1)
+
+
+def _recomputed(
+    graph: Graph,
+    box: Box,
+    relaxations: dict[int, Relaxation],
+    index: int,
+    interval: Interval,
+    undecided: Tensor,
+    tighten: bool,
+) -> Interval:
+    """Backward bounds of the `undecided` neurons of node `index`, intersected with `interval` if `tighten`."""
+    owners, neurons = undecided.flatten(1).nonzero(as_tuple=True)
+    if not len(owners):
+        return interval
+    found = []
+    size = max(1, _chunk(graph) // 2)
+    for owner, neuron in zip(owners.split(size), neurons.split(size), strict=True):
+        start, rows, bias = unit_rows(graph, index, neuron, interval.lower)
+        rows, bias, owner = torch.cat([rows, -rows]), torch.cat([bias, -bias]), torch.cat([owner, owner])
+        below, above = _lower_bounds(graph, box, relaxations, start, rows, bias, owner).view(2, -1)
+        found.append(torch.stack([below, -above]))
+    lower, upper = torch.cat(found, 1)
+    if tighten:
+        lower, upper = torch.maximum(lower, interval.lower[undecided]), torch.minimum(upper, interval.upper[undecided])
+    return Interval(interval.lower.masked_scatter(undecided, lower), interval.upper.masked_scatter(undecided, upper))
+
+
+def _exact_nodes(graph: Graph) -> set[int]:
+    """Nodes whose interval bounds are the exact range: one linear layer after the input, scaled or rearranged."""
+    exact, plain = set(), {0}
+    for index, node in enumerate(graph.nodes[1:], start=1):
+        if isinstance(node.layer, Add) or is_nonlinear(node.layer):
+            continue
+        moves = not isinstance(node.layer, nn.Linear | nn.Conv2d | nn.AvgPool2d)
+        source = node.inputs[0]
+        if moves and source in plain:
+            plain.add(index)
+        elif source in plain or (moves and source in exact):
+            exact.add(index)
+    return exact | plain
+
+
+def _as_box(interval: Interval) -> Box:
+    lower, upper = interval
+    # Intersected bounds may cross by a rounding error.
+    return Box((lower + upper) * 0.5, ((upper - lower) * 0.5).clamp(min=0))
+
+
+def _chunk(graph: Graph) -> int:
+    return max(1, CHUNK_ELEMENTS // max(math.prod(node.shape) for node in graph.nodes))

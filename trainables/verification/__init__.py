@@ -1,0 +1,27 @@
+"""Verification: what is proved, what is falsified, and what stays unknown."""
+
+from ..bounds import unstable_relu_fraction
+from .base import TOLERANCE, MarginBounds, Unsupported, Verifier, proved
+from .cascade import verified_over_grid, verify
+from .options import VERIFIERS, CascadeOptions
+from .pgd import Pgd, random_starts
+from .result import Verification
+from .verdict import SoundnessError, Verdict
+
+__all__ = [
+    "TOLERANCE",
+    "VERIFIERS",
+    "CascadeOptions",
+    "MarginBounds",
+    "Pgd",
+    "SoundnessError",
+    "Unsupported",
+    "Verdict",
+    "Verification",
+    "Verifier",
+    "proved",
+    "random_starts",
+    "unstable_relu_fraction",
+    "verified_over_grid",
+    "verify",
+]

@@ -1,0 +1,38 @@
+"""Interval bound propagation as a verifier."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from ..bounds import Box, Graph, interval_bounds, margin_lower_bounds
+from .base import MarginBounds, Verifier, largest_logit
+
+
+@final
+@dataclass(frozen=True)
+class Ibp(Verifier):
+    """Intervals through every layer, the last one merged with the margins.
+
+    Requires:
+        any network that `trace` accepts.
+    Returns:
+        the loosest margins of all verifiers, at about the cost of two forward passes.
+    Sound:
+        yes, up to float rounding, which `TOLERANCE` stands in for.
+    Complete:
+        no.
+    Reference:
+        Gowal et al. 2018, "On the Effectiveness of Interval Bound Propagation", arXiv 1810.12715.
+    """
+
+    description: ClassVar[str] = "interval bounds; cheapest, decides most samples of an IBP-trained network"
+
+    @torch.no_grad()
+    def margins(self, graph: Graph, box: Box, labels: Tensor) -> MarginBounds:
+        features = interval_bounds(graph, *box)[graph.features]
+        return MarginBounds(
+            margin_lower_bounds(graph.last_linear, *features, labels),
+            largest_logit(graph, features),
+        )

@@ -1,0 +1,103 @@
+"""Projected gradient descent: the attack that falsifies."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from ..bounds import Box
+
+
+@final
+@dataclass(frozen=True)
+class Pgd:
+    """Signed gradient ascent on the margin loss `max_{k != y} logit_k - logit_y`, projected onto the box.
+
+    Madry et al. 2018, arXiv 1706.06083, with random starts and a step size that falls to a tenth after half of the
+    steps and to a hundredth after three quarters.
+
+    Attributes:
+        steps: per start.
+        restarts: number of random starts.
+        step_size: first step, as a share of the radius of the box.
+    """
+
+    steps: int = 20
+    restarts: int = 1
+    step_size: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise ValueError(f"PGD needs at least 1 step and 1 restart, got {self.steps} and {self.restarts}")
+        if not 0 < self.step_size <= 2:
+            raise ValueError(f"PGD needs a step size in (0, 2] of the radius, got {self.step_size}")
+
+    def attack(self, network: nn.Module, box: Box, labels: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Look for a point of each box that the network does not assign to its label.
+
+        Args:
+            network: used as it is: put it in eval mode before.
+            box: each `(batch, *shape)`.
+            labels: `(batch,)`.
+            starts: `(restarts, batch, *shape)` in [-1, 1], positions within the box; see `random_starts`.
+
+        Returns:
+            points `(batch, *shape)` within the box, and `(batch,)`: whether the arg max there differs from the label.
+            A point that was found is never given up for a later one.
+        """
+        lower, upper = box.lower, box.upper
+        points = box.centre.clone()
+        found = torch.zeros_like(labels, dtype=torch.bool)
+        for start in starts:
+            rest = (~found).nonzero().squeeze(1)
+            if not len(rest):
+                break
+            piece = box.pick(rest)
+            ends, broken = self._ascend(network, piece, lower[rest], upper[rest], labels[rest], start[rest])
+            points[rest], found[rest] = ends, broken
+        return points, found
+
+    def _ascend(
+        self, network: nn.Module, box: Box, lower: Tensor, upper: Tensor, labels: Tensor, start: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        point = torch.clamp(box.centre + start * box.radius, lower, upper)
+        best = point.clone()
+        found = torch.zeros_like(labels, dtype=torch.bool)
+        for step in range(self.steps + 1):
+            with torch.enable_grad():
+                point.requires_grad_(True)
+                logits = network(point)
+                loss = margin_loss(logits, labels).sum()
+                gradient = torch.autograd.grad(loss, point)[0] if step < self.steps else None
+            point = point.detach()
+            new = (logits.detach().argmax(1) != labels) & ~found
+            best[new] = point[new]
+            found |= new
+            if gradient is None or bool(found.all()):
+                break
+            rate = self.step_size * (1.0 if 2 * step < self.steps else 0.1 if 4 * step < 3 * self.steps else 0.01)
+            point = torch.clamp(point + rate * box.radius * gradient.sign(), lower, upper)
+        best[~found] = point[~found]
+        return best, found
+
+
+def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """`(batch,)`: the largest other logit minus the one of the label; positive where the class is wrong."""
+    own = logits.gather(1, labels[:, None])
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return others.amax(1) - own.squeeze(1)
+
+
+def random_starts(samples: Tensor, shape: tuple[int, ...], restarts: int, seed: int) -> Tensor:
+    """Starting positions `(restarts, len(samples), *shape)` in [-1, 1], on the CPU.
+
+    Each sample has its own seeded generator, so that its start depends on the seed and its index alone: not on the size
+    of the batch, nor on which other samples are attacked, nor on the device.
+    """
+    generator = torch.Generator()
+    drawn = []
+    for sample in samples.tolist():
+        generator.manual_seed((seed * 1_000_003 + sample) % 2**63)
+        drawn.append(torch.rand((restarts, *shape), generator=generator))
+    return torch.stack(drawn, 1).mul_(2).sub_(1) if drawn else torch.empty(restarts, 0, *shape)

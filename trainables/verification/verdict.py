@@ -1,0 +1,27 @@
+"""What is known about a sample."""
+
+import enum
+
+
+class Verdict(enum.IntEnum):
+    """The outcome for one sample and one epsilon.
+
+    Only a proof gives `verified`; `falsified` has a counterexample, of which a natural misclassification is one; all
+    else is `unknown`: bounds too loose, a budget used up, a verifier that failed.
+    """
+
+    unknown = 0
+    verified = 1
+    falsified = 2
+
+
+class SoundnessError(Exception):
+    """A sample was verified and falsified at once: a bound is wrong, and no figure of this network can be trusted."""
+
+    def __init__(self, sample: int, stage: str) -> None:
+        super().__init__(
+            f"sample {sample} was verified by stage {stage!r}, yet an attack changes its class: "
+            "the bounds of that stage are unsound on this network, so none of its verdicts may be used"
+        )
+        self.sample = sample
+        self.stage = stage
