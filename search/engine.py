@@ -32,7 +32,7 @@ from ..results.paths import plot_path  # noqa: E402
 from ..spaces import StudySpec, TrialConfig  # noqa: E402
 from ..spaces.datasets import Dataset, load_dataset  # noqa: E402
 from ..trainables import Trial, check_space  # noqa: E402
-from ..trainables.ray_trainable import RayTrial  # noqa: E402
+from ..trainables.ray_trainable import Gate, RayTrial  # noqa: E402
 from .lifecycle import StartRecorder  # noqa: E402
 from .recorder import Recorder  # noqa: E402
 from .sampler import Sampler  # noqa: E402
@@ -40,6 +40,7 @@ from .scheduler import StudyScheduler  # noqa: E402
 from .searcher import StudySearcher  # noqa: E402
 
 WORKER_RETRIES = 2
+GATE_SECONDS = 60.0
 
 
 def search(
@@ -86,8 +87,13 @@ def search(
 def _run_trials(
     spec: StudySpec, location: Location, data: Any, recorder: Recorder, slots: int, allow_code: bool
 ) -> None:
+    # Ray starts one worker after the other for a searcher of one's own, unless told how many may be under way.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
+    gate = Gate.remote(min(slots, spec.trials), GATE_SECONDS)
     trainable = tune.with_resources(
-        tune.with_parameters(RayTrial, spec=spec.to_dict(), data=data, study=location, allow_code=allow_code),
+        tune.with_parameters(
+            RayTrial, spec=spec.to_dict(), data=data, study=location, allow_code=allow_code, gate=gate
+        ),
         {"cpu": spec.resources.cpus_per_trial, "gpu": spec.resources.gpus_per_trial},
     )
     # Ray's own files of a run are of no further use: the study's store holds everything.

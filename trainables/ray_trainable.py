@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import traceback
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray import tune
+from ray.actor import ActorHandle
 
 from ..results import Record
 from ..results.location import Location
@@ -18,6 +22,32 @@ from .errors import TrialError
 from .trial import Trial
 
 POINTER = "checkpoint.json"
+
+
+@ray.remote(num_cpus=0)
+class Gate:
+    """Holds the first workers of a study back until all of them are up.
+
+    A worker takes seconds to start. Ray gives a trial that waits for one to the next worker that falls idle, and ends
+    the one that was starting: with short trials the first worker so takes all, and nothing ever runs side by side.
+
+    Args:
+        workers: how many to wait for.
+        timeout: seconds after which the first ones go on without the others.
+    """
+
+    def __init__(self, workers: int, timeout: float) -> None:
+        self._missing, self._timeout = workers, timeout
+        self._open = asyncio.Event()
+
+    async def arrive(self) -> None:
+        """Returns once all have arrived, or after the timeout; from then on at once."""
+        self._missing -= 1
+        if self._missing <= 0:
+            self._open.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._open.wait(), self._timeout)
+        self._open.set()
 
 
 class RayTrial(tune.Trainable):
@@ -31,7 +61,14 @@ class RayTrial(tune.Trainable):
     _checkpoint: str | None
 
     def setup(
-        self, config: dict[str, Any], *, spec: dict[str, Any], data: Dataset, study: Location, allow_code: bool
+        self,
+        config: dict[str, Any],
+        *,
+        spec: dict[str, Any],
+        data: Dataset,
+        study: Location,
+        allow_code: bool,
+        gate: ActorHandle,
     ) -> None:
         # One thread a trial: trials run side by side, and the same configuration gives the same bits.
         torch.set_num_threads(max(1, int(spec["resources"]["cpus_per_trial"])))
@@ -39,6 +76,7 @@ class RayTrial(tune.Trainable):
         self._spec, self._data, self._allow_code = StudySpec.from_dict(spec), data, allow_code
         self._location = study
         self._begin(config)
+        ray.get(gate.arrive.remote())
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._begin(new_config)
