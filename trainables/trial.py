@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 
@@ -191,12 +191,4 @@ def fixed_subset(available: int, limit: int | None, purpose: str) -> list[int]:
 
 def cascade_options(spec: StudySpec) -> CascadeOptions:
     """The verification cascade that a study asks for."""
-    asked = spec.verification
-    return CascadeOptions(
-        stages=asked.stages,
-        batch_size=asked.batch_size,
-        pgd_steps=asked.pgd_steps,
-        pgd_restarts=asked.pgd_restarts,
-        audit=asked.audit,
-        max_crown_samples=asked.max_crown_samples,
-    )
+    return CascadeOptions(**{field.name: getattr(spec.verification, field.name) for field in fields(CascadeOptions)})
