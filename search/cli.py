@@ -88,16 +88,20 @@ def search(
     overrides += [f"{key}={value}" for key, value in given.items() if value is not None]
     spec = load_spec(study, overrides)
     uri = f"{storage.rstrip('/')}/{spec.name}" if name is not None else free_uri(storage, spec.name)
-    with Progress(spec, uri, errors) as progress:
-        finished = run(
-            spec,
-            uri,
-            address=address,
-            data_dir=data_dir,
-            allow_code=allow_code,
-            on_begin=progress.begin,
-            on_change=progress,
-        )
+    try:
+        with Progress(spec, uri, errors) as progress:
+            finished = run(
+                spec,
+                uri,
+                address=address,
+                data_dir=data_dir,
+                allow_code=allow_code,
+                on_begin=progress.begin,
+                on_change=progress,
+            )
+    except KeyboardInterrupt:
+        errors.print(f"interrupted; everything reported so far is safe in {uri}")
+        raise typer.Exit(130) from None
     plot = finished.plot(plot_file(finished))
     output.print(
         front_table(finished.pareto_front(), finished.pareto_front(split="test"), spec.objectives, output.width)
@@ -201,7 +205,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except (SpecError, StudyError) as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        errors.print("interrupted; everything reported so far is safe")
         sys.exit(130)
     except Exception as error:
         # Usage errors: typer brings its own copy of click, whose classes have no public name.

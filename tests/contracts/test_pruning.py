@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
+
 from sparsevlr.trainables.mask import Mask, prunable_weights
 from sparsevlr.trainables.pruning import DISTRIBUTIONS, SCHEDULES, SCORES, kept_weights, prune
-from torch import nn
 
 PAIRS = list(itertools.product(SCORES, DISTRIBUTIONS))
 
