@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import yaml
+
 from sparsevlr.results import open_study
 
 from .conftest import TINY
