@@ -108,6 +108,12 @@ class Store:
         spec: dict[str, Any] = json.loads(json.dumps(self.manifest["spec"]))
         return spec
 
+    def replace_spec(self, spec: Mapping[str, Any]) -> None:
+        """Another spec for the study, durable on return; for the one driver that extends it."""
+        self.manifest = {**self.manifest, "spec": dict(spec)}
+        with storage_errors(f"write to {self.uri}", _WRITE_REMEDY):
+            self.location.replace(paths.STUDY_FILE, to_json(self.manifest))
+
     def append(self, records: Record | Iterable[Record]) -> None:
         """Adds events; they are durable when this returns. Safe to call from several threads.
 

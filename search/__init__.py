@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .engine import search
+    from .engine import resume, search
 
-__all__ = ["search"]
+__all__ = ["resume", "search"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -30,7 +30,7 @@ class Best(NamedTuple):
     verified_accuracy: float | None
 
 
-def best_by_band(results: Iterable[tuple[float, float]]) -> list[Best]:
+def best_by_band(results: Iterable[Sequence[float]]) -> list[Best]:
     """Sum up (sparsity, verified accuracy) pairs by band; `verified_accuracy` is None in an empty band."""
     pairs = list(results)
     inside = [[verified for sparsity, verified in pairs if band.low <= sparsity < band.high] for band in BANDS]

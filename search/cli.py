@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from ..results import StudyError
+from ..results import Study, StudyError
 from ..spaces import SpecError
+
+if TYPE_CHECKING:
+    from .engine import Observer
 
 app = typer.Typer(
     name="sparsevlr",
@@ -33,6 +37,9 @@ AddressOption = Annotated[
     str | None, typer.Option(metavar="ADDR", help="A running Ray cluster; default: this machine alone.")
 ]
 DataDirOption = Annotated[str | None, typer.Option(metavar="DIR", help="Where to look for data files first.")]
+AllowCodeOption = Annotated[
+    bool, typer.Option("--allow-code", help="Run module:function of the spec, if you trust it.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print an array of JSON objects and nothing else.")]
 
 
@@ -74,46 +81,35 @@ def search(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec; repeatable.")
     ] = None,
     data_dir: DataDirOption = None,
-    allow_code: Annotated[bool, typer.Option(help="Run module:function of the spec, if you trust it.")] = False,
+    allow_code: AllowCodeOption = False,
 ) -> None:
     """Run a new study to its end, show its front, and say where everything is."""
     from ..spaces import load_spec
-    from .engine import free_uri, plot_file
+    from .engine import free_uri
     from .engine import search as run
-    from .progress import Progress, clock
-    from .tables import front_table
 
     overrides = [*(set_ or [])]
     given = {"trials": trials, "seed": seed, "name": name}
     overrides += [f"{key}={value}" for key, value in given.items() if value is not None]
     spec = load_spec(study, overrides)
     uri = f"{storage.rstrip('/')}/{spec.name}" if name is not None else free_uri(storage, spec.name)
-    try:
-        with Progress(spec, uri, errors) as progress:
-            finished = run(
-                spec,
-                uri,
-                address=address,
-                data_dir=data_dir,
-                allow_code=allow_code,
-                on_begin=progress.begin,
-                on_change=progress,
-            )
-    except KeyboardInterrupt:
-        errors.print(f"interrupted; everything reported so far is safe in {uri}")
-        raise typer.Exit(130) from None
-    plot = finished.plot(plot_file(finished))
-    output.print(
-        front_table(finished.pareto_front(), finished.pareto_front(split="test"), spec.objectives, output.width)
-    )
-    errors.print(f"took {clock(progress.elapsed)}; hypervolume {finished.hypervolume():.3f}")
-    errors.print(f"study {uri}")
-    errors.print(f"plot  {plot}")
-    errors.print(
-        f"next  sparsevlr trials {uri}\n"
-        f"      sparsevlr pareto {uri} --where 'sparsity >= 0.9' --split test\n"
-        f"      sparsevlr pareto {uri} --objectives verified_accuracy,macs --plot front.png"
-    )
+    options = {"address": address, "data_dir": data_dir, "allow_code": allow_code}
+    _follow(uri, lambda observe: run(spec, uri, observe=observe, **options))
+
+
+@app.command()
+def resume(
+    study: StudyArgument,
+    trials: Annotated[int, typer.Option(metavar="N", min=0, help="How many trials to add.")] = 0,
+    address: AddressOption = None,
+    data_dir: DataDirOption = None,
+    allow_code: AllowCodeOption = False,
+) -> None:
+    """Go on with an interrupted study, or extend a finished one by more trials."""
+    from .engine import resume as run
+
+    options = {"address": address, "data_dir": data_dir, "allow_code": allow_code}
+    _follow(study, lambda observe: run(study, more_trials=trials, observe=observe, **options))
 
 
 @app.command()
@@ -212,6 +208,32 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             raise
         _fail(f"{error.format_message()} (see sparsevlr --help)")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _follow(uri: str, run: Callable[[Observer], Study]) -> None:
+    """Run a study with a display; in the end show its front, where everything is, and what to try next."""
+    from .engine import plot_file
+    from .progress import Progress, clock
+    from .tables import front_table
+
+    try:
+        with Progress(uri, errors) as progress:
+            finished = run(progress)
+    except KeyboardInterrupt:
+        errors.print(f"interrupted; everything reported so far is safe: continue with sparsevlr resume {uri}")
+        raise typer.Exit(130) from None
+    plot = finished.plot(plot_file(finished))
+    front, tested = finished.pareto_front(), finished.pareto_front(split="test")
+    output.print(front_table(front, tested, finished.objectives, output.width))
+    errors.print(f"took {clock(progress.elapsed)}; hypervolume {finished.hypervolume():.3f}")
+    errors.print(f"study {uri}")
+    errors.print(f"plot  {plot}")
+    errors.print(
+        f"next  sparsevlr trials {uri}\n"
+        f"      sparsevlr pareto {uri} --where 'sparsity >= 0.9' --split test\n"
+        f"      sparsevlr pareto {uri} --objectives verified_accuracy,macs --plot front.png\n"
+        f"      sparsevlr resume {uri} --trials 20"
+    )
 
 
 def _print(table: Any, format_: Format, render: Any) -> None:

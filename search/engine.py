@@ -1,11 +1,13 @@
-"""Launching a study on Ray, and what follows the last trial."""
+"""Launching and resuming a study on Ray, and what follows the last trial."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -30,19 +32,21 @@ from ray import tune  # noqa: E402
 
 from ..results import Record, Store, Study, open_study  # noqa: E402
 from ..results.location import Location, locate, storage_errors  # noqa: E402
+from ..results.lock import DriverLock  # noqa: E402
 from ..results.paths import plot_path  # noqa: E402
+from ..results.record import from_table  # noqa: E402
 from ..spaces import StudySpec, TrialConfig  # noqa: E402
 from ..spaces.datasets import Dataset, load_dataset  # noqa: E402
 from ..trainables import Trial, check_space  # noqa: E402
-from ..trainables.ray_trainable import Gate, RayTrial  # noqa: E402
-from .lifecycle import StartRecorder  # noqa: E402
-from .recorder import Recorder  # noqa: E402
-from .sampler import Sampler  # noqa: E402
-from .scheduler import StudyScheduler  # noqa: E402
-from .searcher import StudySearcher  # noqa: E402
+from ..trainables.ray_trainable import Gate, RayTrial, failed_record  # noqa: E402
+from .ray_adapters import StartCallback, StudyScheduler, StudySearcher  # noqa: E402
+from .study_run import StudyRun  # noqa: E402
 
 WORKER_RETRIES = 2
 GATE_SECONDS = 60.0
+
+Observer = Callable[[StudyRun], None]
+"""Called when a study begins to run and after each of its events, for a display."""
 
 
 def search(
@@ -52,8 +56,7 @@ def search(
     address: str | None = None,
     data_dir: str | None = None,
     allow_code: bool = False,
-    on_begin: Callable[[], None] = lambda: None,
-    on_change: Callable[[Recorder], None] = lambda recorder: None,
+    observe: Observer = lambda run: None,
 ) -> Study:
     """Run a new study to its end and score its front on the test split.
 
@@ -63,8 +66,7 @@ def search(
         address: of a running Ray cluster; None starts one on this machine and ends it afterwards.
         data_dir: where data files are looked for first.
         allow_code: whether `module:function` in the spec may run.
-        on_begin: called once everything is checked and the study created, before Ray starts.
-        on_change: called after each event, for a display.
+        observe: for a display.
 
     Returns:
         The finished study.
@@ -73,25 +75,73 @@ def search(
         SpecError: the spec is impossible, or does not fit its data.
         StudyError: the study exists already, or its storage fails.
     """
-    data = load_dataset(spec.data, options=spec.data_options, data_dir=data_dir, allow_code=allow_code)
-    spec.check_against(data, allow_code=allow_code)
-    check_space(spec, data.shape, data.classes, allow_code=allow_code)
-    with Store.create(uri, spec.to_dict()) as store:
-        on_begin()
-        with _cluster(spec, address, allow_code) as slots:
-            recorder = Recorder(store, spec, on_change)
-            shared = ray.put(data)
-            _run_trials(spec, store.location, shared, recorder, slots, allow_code)
-            _score_front_on_test(spec, store, shared, recorder, allow_code)
+    data = _checked_data(spec, data_dir, allow_code)
+    with Store.create(uri, spec.to_dict()) as store, DriverLock(store.location) as lock:
+        _run(StudyRun(spec, store, on_change=observe, may_write=lock.check), store, data, address, allow_code, observe)
     return open_study(uri)
 
 
-def _run_trials(
-    spec: StudySpec, location: Location, data: Any, recorder: Recorder, slots: int, allow_code: bool
-) -> None:
+def resume(
+    uri: str,
+    *,
+    more_trials: int = 0,
+    address: str | None = None,
+    data_dir: str | None = None,
+    allow_code: bool = False,
+    observe: Observer = lambda run: None,
+) -> Study:
+    """Go on with a study that was interrupted, or extend one that is finished.
+
+    Everything comes from the store: what was reported is neither lost nor done again, unfinished trials go on from
+    their last checkpoint, and sampler and rungs continue as if nothing had happened.
+
+    Args:
+        uri: the study.
+        more_trials: how many trials to add to those it was meant to have.
+        address, data_dir, allow_code, observe: as for `search`.
+
+    Raises:
+        StudyMissing: there is no such study.
+        StudyLocked: another driver works on it.
+        StudyError: its storage fails.
+        SpecError: its data is not here.
+    """
+    with Store.open(uri, readonly=False) as store, DriverLock(store.location) as lock:
+        spec = StudySpec.from_dict(store.spec)
+        data = _checked_data(spec, data_dir, allow_code)
+        if more_trials:
+            spec = StudySpec.from_dict(spec.to_dict() | {"trials": spec.trials + more_trials})
+            store.replace_spec(spec.to_dict())
+        store.seal_abandoned()
+        run = StudyRun(spec, store, on_change=observe, may_write=lock.check)
+        run.replay(from_table(Study(store).events()))
+        _run(run, store, data, address, allow_code, observe)
+    return open_study(uri)
+
+
+def _checked_data(spec: StudySpec, data_dir: str | None, allow_code: bool) -> Dataset:
+    data = load_dataset(spec.data, options=spec.data_options, data_dir=data_dir, allow_code=allow_code)
+    spec.check_against(data, allow_code=allow_code)
+    check_space(spec, data.shape, data.classes, allow_code=allow_code)
+    return data
+
+
+def _run(run: StudyRun, store: Store, data: Dataset, address: str | None, allow_code: bool, observe: Observer) -> None:
+    observe(run)
+    if run.all_asked and not _untested(store):
+        return
+    with _terminable(), _cluster(run.spec, address, allow_code) as slots:
+        shared = ray.put(data)
+        if not run.all_asked:
+            _run_trials(run, store.location, shared, slots, allow_code)
+        _score_front_on_test(run, store, shared, allow_code)
+
+
+def _run_trials(run: StudyRun, location: Location, data: Any, slots: int, allow_code: bool) -> None:
+    spec = run.spec
     # Ray starts one worker after the other for a searcher of one's own, unless told how many may be under way.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
-    gate = Gate.remote(min(slots, spec.trials), GATE_SECONDS)
+    gate = Gate.remote(min(slots, run.trials_left), GATE_SECONDS)
     trainable = tune.with_resources(
         tune.with_parameters(
             RayTrial, spec=spec.to_dict(), data=data, study=location, allow_code=allow_code, gate=gate
@@ -104,8 +154,8 @@ def _run_trials(
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(spec, Sampler(spec), recorder, slots),
-                scheduler=StudyScheduler(spec, recorder),
+                search_alg=StudySearcher(run, slots),
+                scheduler=StudyScheduler(run),
                 num_samples=-1,
                 reuse_actors=True,
             ),
@@ -113,7 +163,7 @@ def _run_trials(
                 name="run",
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[StartRecorder(recorder)],
+                callbacks=[StartCallback(run)],
                 failure_config=tune.FailureConfig(max_failures=WORKER_RETRIES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=False),
             ),
@@ -122,24 +172,56 @@ def _run_trials(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _score_front_on_test(spec: StudySpec, store: Store, data: Any, recorder: Recorder, allow_code: bool) -> None:
-    """Measure the validation front on the test split, once; the search never sees these rows."""
-    front = Study(store).pareto_front().to_pylist()
-    score = ray.remote(num_cpus=spec.resources.cpus_per_trial, num_gpus=spec.resources.gpus_per_trial)(score_on_test)
-    waiting = [score.remote(spec.to_dict(), row, data, store.location, allow_code) for row in front]
+def _untested(store: Store) -> list[dict[str, Any]]:
+    """Rows of the validation front that have not been measured on the test split yet."""
+    study = Study(store)
+    tested = {row["trial_id"] for row in study.reports().to_pylist() if row["split"] == "test"}
+    return [row for row in study.pareto_front().to_pylist() if row["trial_id"] not in tested]
+
+
+def _score_front_on_test(run: StudyRun, store: Store, data: Any, allow_code: bool) -> None:
+    """Measure the validation front on the test split, each trial once; the search never sees these rows."""
+    resources = run.spec.resources
+    score = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)(score_on_test)
+    waiting = [score.remote(run.spec.to_dict(), row, data, store.location, allow_code) for row in _untested(store)]
     while waiting:
         done, waiting = ray.wait(waiting)
-        recorder.reported(ray.get(done[0]))
+        record = ray.get(done[0])
+        if record.event == "failed":
+            run.failed(record.trial_id, record.error)
+        else:
+            run.tested(record)
 
 
 def score_on_test(
     spec: dict[str, Any], row: dict[str, Any], data: Dataset, location: Location, allow_code: bool
 ) -> Record:
-    """The test record of a completed trial, given its row among the study's trials."""
+    """The test record of a completed trial, given its row among the study's trials; or the record of its failure, for
+    instance of a soundness error that only the test split brings to light."""
     config = TrialConfig(trial_id=row["trial_id"], seed=row["seed"], values=json.loads(row["config"]))
-    trial = Trial(config, StudySpec.from_dict(spec), data, location=location, allow_code=allow_code)
-    trial.restore(row["checkpoint"])
-    return trial.score_on_test()
+    try:
+        trial = Trial(config, StudySpec.from_dict(spec), data, location=location, allow_code=allow_code)
+        trial.restore(row["checkpoint"])
+        return trial.score_on_test()
+    except Exception as error:
+        return failed_record(config.trial_id, error)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a search as Ctrl-C does: the lock is released, and Ray's processes end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from types import TracebackType
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -14,119 +16,123 @@ from rich.text import Text
 
 from ..results.pareto import hypervolume, orient
 from ..results.record import DIRECTIONS
-from ..spaces import StudySpec
 from .bands import best_by_band
-from .recorder import Recorder
 from .scores import objective_values
+from .study_run import OVER, StudyRun
 
 ORDER = ("pending", "running", "paused", "completed", "stopped", "failed")
-OVER = ("completed", "stopped", "failed")
 SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Follows a study by the recorder's events; a context manager around `search`.
+    """Follows a study as the observer of `search` or `resume`; a context manager around them.
 
     Args:
-        spec: the study.
-        uri: where it lives.
+        uri: where the study lives.
         console: where to show it; standard error, so that standard output stays for results.
     """
 
-    def __init__(self, spec: StudySpec, uri: str, console: Console) -> None:
-        self._spec, self._uri, self._console = spec, uri, console
-        self._recorder: Recorder | None = None
+    def __init__(self, uri: str, console: Console) -> None:
+        self._uri, self._console = uri, console
+        self._run: StudyRun | None = None
+        self._over_before = 0
         self._started = time.monotonic()
-        self._last_line = 0.0
+        self._last_line = self._started
         self._live = Live(get_renderable=self._table, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Progress:
         return self
-
-    def begin(self) -> None:
-        """Everything is checked: from here on there is something to follow."""
-        self._console.print(
-            f"searching {self._spec.data}: {self._spec.trials} trials of up to {self._spec.epochs} epochs, "
-            f"epsilon {self._spec.epsilon:g}, seed {self._spec.seed} -> {self._uri}"
-        )
-        if self._console.is_terminal:
-            self._live.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._live.is_started:
             self._live.stop()
-        elif self._recorder is not None:
-            self._console.print(self._line())
+        elif self._run is not None:
+            self._console.print(self._line(self._run))
 
-    def __call__(self, recorder: Recorder) -> None:
-        """Called after each event."""
-        self._recorder = recorder
-        if not self._console.is_terminal and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+    def __call__(self, run: StudyRun) -> None:
+        """Called when the study begins, and after each event."""
+        if self._run is None:
+            self._begin(run)
+        elif not self._console.is_terminal and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            self._console.print(self._line())
+            self._console.print(self._line(run))
+
+    def _begin(self, run: StudyRun) -> None:
+        self._run, spec = run, run.spec
+        self._over_before = _over(_counts(run))
+        before = f", {self._over_before} of them over already" if self._over_before else ""
+        self._console.print(
+            f"searching {spec.data}: {spec.trials} trials of up to {spec.epochs} epochs{before}, "
+            f"epsilon {spec.epsilon:g}, seed {spec.seed} -> {self._uri}"
+        )
+        if self._console.is_terminal:
+            self._live.start()
 
     @property
     def elapsed(self) -> float:
         """Seconds since the study began."""
         return time.monotonic() - self._started
 
-    def _counts(self) -> Counter[str]:
-        return Counter(self._recorder.states.values() if self._recorder else ())
+    def _time(self, run: StudyRun) -> str:
+        over = _over(_counts(run))
+        done = over - self._over_before
+        left = f", about {clock(self.elapsed / done * (run.spec.trials - over))} left" if done else ""
+        return f"elapsed {clock(self.elapsed)}{left}"
 
-    def _completed(self) -> list[list[float]]:
-        if self._recorder is None:
-            return []
-        return [
-            objective_values(record, ("sparsity", "verified_accuracy", *self._spec.objectives))
-            for trial_id, record in list(self._recorder.reports.items())
-            if self._recorder.states[trial_id] == "completed"
-        ]
-
-    def _hypervolume(self, completed: list[list[float]]) -> float:
-        if not completed:
-            return 0.0
-        directions = [DIRECTIONS[name] for name in self._spec.objectives]
-        values = orient([row[2:] for row in completed], directions)
-        # As in `Study.hypervolume`: 0 for what is maximised, the worst value seen for what is minimised.
-        reference = np.where(np.array(directions) == "max", 0.0, values.min(axis=0))
-        return hypervolume(values, reference)
-
-    def _time(self) -> str:
-        counts = self._counts()
-        elapsed = self.elapsed
-        over = sum(counts[state] for state in OVER)
-        if not over:
-            return f"elapsed {clock(elapsed)}"
-        return f"elapsed {clock(elapsed)}, about {clock(elapsed / over * (self._spec.trials - over))} left"
-
-    def _states(self) -> str:
-        counts = self._counts()
-        over = sum(counts[state] for state in OVER)
-        listed = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
-        return f"{over}/{self._spec.trials} trials over" + (f" ({listed})" if listed else "")
-
-    def _line(self) -> str:
-        completed = self._completed()
+    def _line(self, run: StudyRun) -> str:
         best = "; ".join(
             f"{best.band.name}: {best.verified_accuracy:.1%}"
-            for best in best_by_band((row[0], row[1]) for row in completed)
+            for best in best_by_band(_completed(run, ("sparsity", "verified_accuracy")))
             if best.verified_accuracy is not None
         )
-        return f"{self._states()}, {self._time()}" + (f"; best verified at sparsity {best}" if best else "")
+        return f"{_states(run)}, {self._time(run)}" + (f"; best verified at sparsity {best}" if best else "")
 
-    def _table(self) -> Group:
-        completed = self._completed()
-        table = Table(title=f"study {self._spec.name}", title_justify="left")
+    def _table(self) -> Group | str:
+        run = self._run
+        if run is None:
+            return ""
+        table = Table(title=f"study {self._uri}", title_justify="left", box=SIMPLE_HEAD)
         table.add_column("sparsity")
         table.add_column("completed", justify="right")
         table.add_column("best verified", justify="right")
-        for best in best_by_band((row[0], row[1]) for row in completed):
+        for best in best_by_band(_completed(run, ("sparsity", "verified_accuracy"))):
             shown = "-" if best.verified_accuracy is None else f"{best.verified_accuracy:.1%}"
             table.add_row(best.band.name, str(best.trials), shown)
-        lines = [self._states(), f"hypervolume {self._hypervolume(completed):.3f}", self._time()]
-        return Group(table, *map(Text, lines))
+        return Group(table, Text(_states(run)), Text(f"hypervolume {_hypervolume(run):.3f}"), Text(self._time(run)))
+
+
+def _counts(run: StudyRun) -> Counter[str]:
+    # Copied first: the display has a thread of its own.
+    return Counter(list(run.states.values()))
+
+
+def _over(counts: Counter[str]) -> int:
+    return sum(counts[state] for state in OVER)
+
+
+def _states(run: StudyRun) -> str:
+    counts = _counts(run)
+    listed = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
+    return f"{_over(counts)}/{run.spec.trials} trials over" + (f" ({listed})" if listed else "")
+
+
+def _completed(run: StudyRun, columns: Sequence[str]) -> list[list[float]]:
+    """Those columns of every completed trial."""
+    reports = list(run.reports.items())
+    return [objective_values(record, columns) for trial, record in reports if run.states[trial] == "completed"]
+
+
+def _hypervolume(run: StudyRun) -> float:
+    objectives = run.spec.objectives
+    rows = _completed(run, objectives)
+    if not rows:
+        return 0.0
+    directions = [DIRECTIONS[name] for name in objectives]
+    values = orient(rows, directions)
+    # 0 for what is maximised, as in `Study.hypervolume`; the worst completed trial for what is minimised.
+    return hypervolume(values, np.where(np.array(directions) == "max", 0.0, values.min(axis=0)))
 
 
 def clock(seconds: float) -> str:

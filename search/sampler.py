@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,9 @@ from ..spaces import Categorical, Float, Int, Parameter, StudySpec, TrialConfig
 from ..trainables.seeds import derived_seed
 
 GOLDEN_RATIO = 0.6180339887498949
+UNIT_STEP = 2.0**-20
+"""Numbers lie on a grid of their scale that is exact in binary: from the value in a record the sampler's own number is
+found back without rounding, so that a replayed study goes on as the one that was never interrupted."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -40,21 +44,24 @@ class Sampler:
     def ask(self, number: int) -> TrialConfig:
         """The configuration of trial `number`; each number is asked once, in rising order."""
         points = self._spec.starting_points
-        given = points[number] if number < len(points) else {}
+        values = self._ask(number, f"{number:05d}", points[number] if number < len(points) else {})
+        seed = derived_seed(self._spec.seed, "trial", number) % 2**31
+        return TrialConfig(trial_id=f"{number:05d}", seed=seed, values=values)
+
+    def ask_again(self, number: int, config: TrialConfig) -> None:
+        """Put a configuration that was asked for before into the place of trial `number`, as if it were asked now."""
+        self._ask(number, config.trial_id, config.values)
+
+    def _ask(self, number: int, trial_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
         self._study.sampler = self._sampler(number, given)
-        trial = self._study.ask()
+        self._open[trial_id] = trial = self._study.ask()
 
         def draw(name: str, parameter: Parameter) -> Any:
             suggested = _suggest(trial, name, parameter)
             # A given value went to the sampler and back through the parameter's scale, which rounds.
             return given.get(name, suggested)
 
-        values = self._spec.space.sample(draw)
-        config = TrialConfig(
-            trial_id=f"{number:05d}", seed=derived_seed(self._spec.seed, "trial", number) % 2**31, values=values
-        )
-        self._open[config.trial_id] = trial
-        return config
+        return self._spec.space.sample(draw)
 
     def tell(self, trial_id: str, objectives: Sequence[float] | None, *, stopped: bool = False) -> None:
         """What became of a trial: its final objectives; or none, because it was stopped early or failed.
@@ -74,7 +81,7 @@ class Sampler:
                 fixed[name] = _encode(parameter, starting_point[name])
             elif name == "sparsity" and isinstance(parameter, Float):
                 offset = derived_seed(self._spec.seed, "sparsity") / 2**63
-                fixed[name] = (offset + number * GOLDEN_RATIO) % 1.0
+                fixed[name] = math.floor((offset + number * GOLDEN_RATIO) % 1.0 / UNIT_STEP) * UNIT_STEP
         sampler = _SAMPLERS[self._spec.sampler](derived_seed(self._spec.seed, "ask", number) % 2**32)
         if not fixed:
             return sampler
@@ -101,7 +108,7 @@ _SAMPLERS = {"tpe": _tpe, "nsga2": _nsga2, "random": _random}
 def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
     """Optuna sees numbers in units of the parameter's own scale, and choices by position: they may be lists."""
     if isinstance(parameter, Float):
-        return parameter.from_unit(trial.suggest_float(name, 0.0, 1.0))
+        return parameter.from_unit(trial.suggest_float(name, 0.0, 1.0, step=UNIT_STEP))
     if isinstance(parameter, Int):
         return trial.suggest_int(name, parameter.low, parameter.high, log=parameter.log)
     assert isinstance(parameter, Categorical)
@@ -110,7 +117,7 @@ def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
 
 def _encode(parameter: Parameter, value: Any) -> Any:
     if isinstance(parameter, Float):
-        return parameter.to_unit(value)
+        return round(parameter.to_unit(value) / UNIT_STEP) * UNIT_STEP
     if isinstance(parameter, Categorical):
         return parameter.choices.index(tuple(value) if isinstance(value, list) else value)
     return value

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from ..results import Study
 from .bands import best_by_band
-from .progress import OVER, clock
+from .progress import clock
+from .study_run import OVER
 
 QUIET_SECONDS = 120.0
 

@@ -20,6 +20,7 @@ from ..spaces import StudySpec, TrialConfig
 from ..spaces.datasets import Dataset
 from .errors import TrialError
 from .trial import Trial
+from .verification import SoundnessError
 
 POINTER = "checkpoint.json"
 
@@ -91,7 +92,7 @@ class RayTrial(tune.Trainable):
             # Whatever ends a trial is recorded and ends that trial only. The network goes with it: its memory may be
             # what the next trial on this worker needs.
             self._trial = None
-            record = Record(event="failed", trial_id=self._config.trial_id, error=_description(error))
+            record = failed_record(self._config.trial_id, error)
         self._checkpoint = record.checkpoint
         return {"record": json.dumps(record.to_dict())}
 
@@ -105,7 +106,7 @@ class RayTrial(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self._config = TrialConfig.from_json(config["trial"])
         self._trial = None
-        self._checkpoint = None
+        self._checkpoint = config["checkpoint"]
 
     def _build(self) -> Trial:
         trial = Trial(self._config, self._spec, self._data, location=self._location, allow_code=self._allow_code)
@@ -114,10 +115,10 @@ class RayTrial(tune.Trainable):
         return trial
 
 
-def _description(error: Exception) -> str:
-    """What the study records: one line for the ends a trial may have, the place as well for anything unforeseen."""
-    line = f"{type(error).__name__}: {error}"
-    if isinstance(error, TrialError | ValueError | MemoryError | torch.OutOfMemoryError):
-        return line
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{line} ({Path(frame.filename).name}:{frame.lineno} in {frame.name})"
+def failed_record(trial_id: str, error: Exception) -> Record:
+    """What the study records of a trial that `error` has ended: one line, with the place for anything unforeseen."""
+    line = " ".join(f"{type(error).__name__}: {error}".split())
+    if not isinstance(error, TrialError | SoundnessError | ValueError | MemoryError | torch.OutOfMemoryError):
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        line += f" ({Path(frame.filename).name}:{frame.lineno} in {frame.name})"
+    return Record(event="failed", trial_id=trial_id, error=line)

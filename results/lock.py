@@ -1,0 +1,134 @@
+"""One driver at a time: an exclusive file whose heartbeat shows that its owner lives."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+from . import paths
+from .errors import StudyError
+from .location import Location, storage_errors
+
+BEAT_SECONDS = 2.0
+STALE_SECONDS = 15.0
+_REMEDY = "make the study's folder writable"
+
+
+class StudyLocked(StudyError):
+    """Another driver works on the study."""
+
+
+class DriverLock:
+    """Held by the one process that writes a study, as a context manager.
+
+    A lock is stale when its heartbeat has not moved while we watched it for `STALE_SECONDS`. Clocks are not compared,
+    and a process id alone proves nothing: it may belong to another machine, a container, or a newer process. So whoever
+    resumes after a kill waits that long, and a living driver is noticed at its next beat.
+
+    On storage that is not a local file system there is no exclusive file: the study is written without a lock, and
+    keeping to one driver is up to the user. (Two drivers lose nothing there: each writes files of its own.)
+
+    Raises:
+        StudyLocked: on entry, when another driver lives.
+        StorageError: the lock cannot be written.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self._file = location.local / paths.LOCK if location.local is not None else None
+        self._shown = location.shown
+        self._token = secrets.token_hex(16)
+        self._ended = threading.Event()
+        self._beating: threading.Thread | None = None
+
+    def __enter__(self) -> DriverLock:
+        if self._file is not None:
+            with storage_errors(f"lock the study {self._shown}", _REMEDY):
+                while not self._create(self._file):
+                    self._take_over(self._file)
+            self._beating = threading.Thread(target=self._beat, args=(self._file,), daemon=True)
+            self._beating.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self._beating is not None:
+            self._beating.join()
+        if self._file is not None and self._owner(self._file) == self._token:
+            self._file.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Raises StudyLocked when another driver has taken the lock, after this process was thought dead."""
+        if self._file is not None and self._owner(self._file) != self._token:
+            raise StudyLocked(f"another driver has taken {self._shown} over; this one stops")
+
+    def _create(self, file: Path) -> bool:
+        content = {"token": self._token, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+        try:
+            descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return False
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(json.dumps(content))
+            stream.flush()
+            os.fsync(stream.fileno())
+        return True
+
+    def _take_over(self, file: Path) -> None:
+        """Returns when the file is gone: removed by its owner, or put aside by us because nobody beats."""
+        seen = _beat_of(file)
+        deadline = time.monotonic() + STALE_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(BEAT_SECONDS / 4)
+            beat = _beat_of(file)
+            if beat is None:
+                return
+            if beat != seen:
+                raise StudyLocked(
+                    f"another driver works on {self._shown} ({_holder(file)}); wait for it, or stop it and try again"
+                )
+        # Renaming succeeds for one of several who wait. A lock that is not the one we watched goes back.
+        aside = file.with_name(f".{file.name}.{self._token}")
+        try:
+            file.rename(aside)
+        except FileNotFoundError:
+            return
+        if _beat_of(aside) != seen:
+            aside.rename(file)
+            raise StudyLocked(f"another driver has just begun to work on {self._shown} ({_holder(file)})")
+        aside.unlink()
+
+    def _beat(self, file: Path) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            if self._owner(file) != self._token:
+                return
+            os.utime(file)
+
+    def _owner(self, file: Path) -> str | None:
+        try:
+            return str(json.loads(file.read_text())["token"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+
+def _beat_of(file: Path) -> int | None:
+    """When the file was last touched, by its own file system's clock; None where there is none."""
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _holder(file: Path) -> str:
+    try:
+        content = json.loads(file.read_text())
+        return f"process {content['pid']} on {content['host']}"
+    except (OSError, ValueError, KeyError):
+        return "unknown process"

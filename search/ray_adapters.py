@@ -1,0 +1,81 @@
+"""Ray's three views of a study in progress: searcher, scheduler and callback, each a thin shell around `StudyRun`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial as RayTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from ..results import Record
+from ..spaces import TrialConfig
+from .study_run import StudyRun
+
+
+class StudySearcher(Searcher):
+    """Hands out the study's trials, never more at once than there are slots to run them.
+
+    Ray asks ahead of demand; a proposal made early would know less than it could, and with one worker the same seed
+    would not give the same study.
+    """
+
+    def __init__(self, run: StudyRun, slots: int) -> None:
+        super().__init__(metric=None, mode=None)
+        self._run, self._slots = run, slots
+        self._live: set[str] = set()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self._run.all_asked:
+            return str(Searcher.FINISHED)
+        if len(self._live) >= self._slots:
+            return None
+        self._live.add(trial_id)
+        config, checkpoint = self._run.next_trial()
+        return {"trial": config.to_json(), "checkpoint": checkpoint}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self._live.discard(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the store is the memory of a study."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a study is resumed from its store, not from Ray's experiment state")
+
+
+class StudyScheduler(FIFOScheduler):
+    """Passes each report on, and does as it is told. Ray calls the scheduler before all callbacks."""
+
+    def __init__(self, run: StudyRun) -> None:
+        super().__init__()
+        self._run = run
+
+    def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
+        record = Record(**json.loads(result["record"]))
+        if record.event == "failed":
+            self._run.failed(record.trial_id, record.error or "no reason given")
+            return str(TrialScheduler.STOP)
+        decision = self._run.reported(record)
+        return str(TrialScheduler.CONTINUE if decision == "continue" else TrialScheduler.STOP)
+
+    def on_trial_error(self, tune_controller: Any, trial: RayTrial) -> None:
+        """The worker died more often than is forgiven; errors of the trial itself arrive as results."""
+        died = "the worker process died repeatedly: it was killed or ran out of memory"
+        self._run.failed(_trial_id(trial), died)
+
+
+class StartCallback(Callback):
+    """Passes on that a trial has begun to run: until its first report nothing else would tell."""
+
+    def __init__(self, run: StudyRun) -> None:
+        self._run = run
+
+    def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
+        self._run.started(_trial_id(trial))
+
+
+def _trial_id(trial: RayTrial) -> str:
+    return TrialConfig.from_json(trial.config["trial"]).trial_id
