@@ -82,10 +82,10 @@ class Mask(Mapping[str, Tensor]):
         for name, weight in weights.items():
             if weight.shape != self[name].shape:
                 raise ValueError(f"mask {name!r} has shape {tuple(self[name].shape)}, its weight {tuple(weight.shape)}")
-            weight.mul_(self[name].to(weight.device))
+            weight.masked_fill_(~self[name].to(weight.device), 0.0)
 
     def zero_gradients_(self, network: nn.Module) -> None:
         """Remove the gradient of pruned weights, so that no optimizer moment builds up for them."""
         for name, weight in prunable_weights(network).items():
             if weight.grad is not None:
-                weight.grad.mul_(self[name].to(weight.device))
+                weight.grad.masked_fill_(~self[name].to(weight.device), 0.0)

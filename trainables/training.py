@@ -68,7 +68,7 @@ class Training:
         """Train until `epoch` epochs are done.
 
         Raises:
-            Diverged: the loss is not finite.
+            Diverged: the loss, or in the end a weight, is not finite.
         """
         started = time.perf_counter()
         while self.epoch < epoch:
@@ -76,6 +76,7 @@ class Training:
             self.epoch += 1
         # A schedule may fall due exactly at the end of an epoch: what is scored then is already pruned.
         self._prune(self.epoch * self._steps_per_epoch)
+        self._check_finite()
         self.train_seconds += time.perf_counter() - started
 
     @property
@@ -142,6 +143,14 @@ class Training:
             group["lr"] = rate
         self._optimizer.step()
         self.mask.apply_(self.network)
+
+    def _check_finite(self) -> None:
+        """The loss is looked at before each step; the last step may still have gone astray."""
+        broken = [name for name, value in self.network.state_dict().items() if not bool(value.isfinite().all())]
+        if broken:
+            raise Diverged(
+                f"{broken[0]} is not finite after epoch {self.epoch}; a lower optimizer.learning_rate may help"
+            )
 
     def _prune(self, step: int) -> None:
         progress = step / (self._spec.epochs * self._steps_per_epoch)

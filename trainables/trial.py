@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields, replace
 
@@ -20,7 +21,8 @@ from .checkpoint import Checkpoint
 from .methods import Methods, fingerprint
 from .seeds import derived_seed
 from .training import Training
-from .verification import CascadeOptions, verified_over_grid, verify
+from .verification import CascadeOptions, Verdict, Verification, verified_over_grid, verify
+from .verification.options import ATTACK
 
 
 class Trial:
@@ -116,7 +118,8 @@ class Trial:
             seed=derived_seed("attack", split_name, rung),
         )
         grid = [fraction * spec.epsilon for fraction in spec.verification.grid]
-        over_grid = verified_over_grid(network, x, y, grid, low=data.low, high=data.high, options=options)
+        known = scores.verdict == Verdict.verified
+        over_grid = verified_over_grid(network, x, y, grid, low=data.low, high=data.high, options=options, known=known)
         unstable = unstable_relu_fraction(graph, input_box(x, spec.epsilon, data.low, data.high))
         self._verify_seconds += time.perf_counter() - started
         verified_low, verified_high = wilson_interval(scores.n_verified, len(y))
@@ -135,7 +138,7 @@ class Trial:
             epsilon=spec.epsilon,
             samples=len(y),
             natural_accuracy=scores.natural_accuracy,
-            adversarial_accuracy=scores.adversarial_accuracy,
+            adversarial_accuracy=scores.adversarial_accuracy if ATTACK in options.stages else None,
             verified_accuracy=scores.verified_accuracy,
             verified_low=verified_low,
             verified_high=verified_high,
@@ -152,6 +155,7 @@ class Trial:
             unstable_relu_fraction=unstable,
             train_seconds=self._training.train_seconds,
             verify_seconds=self._verify_seconds,
+            error=_unbounded(scores),
         )
 
 
@@ -187,6 +191,12 @@ def fixed_subset(available: int, limit: int | None, purpose: str) -> list[int]:
         return list(range(available))
     order = torch.randperm(available, generator=torch.Generator().manual_seed(derived_seed("subset", purpose)))
     return sorted(order[:limit].tolist())
+
+
+def _unbounded(scores: Verification) -> str | None:
+    """Why samples were not bounded as far as asked, other than for a budget: a verifier failed or cannot do this."""
+    reasons = Counter(reason for reason in scores.reason.tolist() if reason and "budget" not in reason)
+    return "; ".join(f"{count} samples unknown: {reason}" for reason, count in reasons.most_common(3)) or None
 
 
 def cascade_options(spec: StudySpec) -> CascadeOptions:

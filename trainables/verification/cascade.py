@@ -185,13 +185,17 @@ def verified_over_grid(
     low: float,
     high: float,
     options: CascadeOptions = _DEFAULT,
+    known: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Verified accuracy at each epsilon by the cheap stages alone, intervals and then CROWN-IBP: `(len(epsilons),)`.
+    """Verified accuracy at each epsilon by the cheap stages, intervals and then CROWN-IBP: `(len(epsilons),)`.
 
     A proof at one epsilon holds at every smaller one, so that the largest comes first and the result never rises with
     epsilon. Of the options only the batch size and the tolerance of proofs apply.
 
-    Args and errors as of `verify`.
+    Args:
+        known: `(samples,)` bool, those that are proved already at an epsilon no smaller than any of `epsilons`.
+
+    Other arguments and errors as of `verify`.
     """
     accuracies = np.zeros(len(epsilons))
     cheap = [CascadeOptions(stages=(name,)).verifiers()[name] for name in ("ibp", "crown-ibp")]
@@ -199,7 +203,7 @@ def verified_over_grid(
         graph: Graph = trace(network, tuple(x.shape[1:]))
         inputs = Inputs.of(graph, x, y, low, high)
         correct = correctly_classified(network, inputs, options.batch_size)
-        verified = torch.zeros_like(correct)
+        verified = torch.zeros_like(correct) if known is None else torch.from_numpy(known).to(correct)
         for index in np.argsort(-np.asarray(epsilons, dtype=np.float64), kind="stable"):
             margins = torch.zeros(len(correct), graph.last_linear.out_features, dtype=torch.bool, device=correct.device)
             for verifier in cheap:
