@@ -30,6 +30,7 @@ MEASURED_ON_SPLIT = (
     "n_unknown",
     "unstable_relu_fraction",
     "verify_seconds",
+    "error",
 )
 """What depends on the inputs that a network was measured on; all other measures belong to the network itself."""
 

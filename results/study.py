@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyarrow import fs
 
 from . import pareto
@@ -195,12 +196,15 @@ class Study:
         return corner
 
     def _worst(self, name: str) -> float:
-        if DIRECTIONS[name] == "max":
-            return 0.0
-        if name in _WORST:
-            return _WORST[name]
         values = self._read().reports[name].cast(pa.float64()).drop_null().to_numpy()
-        return float(values[np.isfinite(values)].max(initial=0.0))
+        return worst_value(name, values)
+
+
+def worst_value(name: str, seen: NDArray[np.float64]) -> float:
+    """The default reference of the hypervolume for an objective, given its values in all reports."""
+    if DIRECTIONS[name] == "max":
+        return 0.0
+    return _WORST[name] if name in _WORST else float(seen[np.isfinite(seen)].max(initial=0.0))
 
 
 def _completed(trials: pa.Table) -> pa.Table:

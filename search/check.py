@@ -54,13 +54,10 @@ def _row(what: str, there: bool, detail: str) -> dict[str, str]:
 
 
 def _cluster(address: str) -> str:
-    import ray
+    from .cluster import connection, resources_of_nodes
 
-    try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise SpecError(f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`") from error
-    try:
-        return ", ".join(f"{amount:g} {name}" for name, amount in ray.cluster_resources().items() if ":" not in name)
-    finally:
-        ray.shutdown()
+    with connection(address):
+        nodes = [
+            ", ".join(f"{amount:g} {name}" for name, amount in sorted(node.items())) for node in resources_of_nodes()
+        ]
+    return "; ".join(nodes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -26,8 +27,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
-output = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+output = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 140)
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="The study: STORAGE/NAME, a path or a URI.")]
 WhereOption = Annotated[
@@ -90,10 +91,10 @@ def search(
 
     overrides = [*(set_ or [])]
     given = {"trials": trials, "seed": seed, "name": name}
-    overrides += [f"{key}={value}" for key, value in given.items() if value is not None]
+    overrides += [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     spec = load_spec(study, overrides)
     uri = f"{storage.rstrip('/')}/{spec.name}" if name is not None else free_uri(storage, spec.name)
-    options = {"address": address, "data_dir": data_dir, "allow_code": allow_code}
+    options: dict[str, Any] = {"address": address, "data_dir": data_dir, "allow_code": allow_code}
     _follow(uri, lambda observe: run(spec, uri, observe=observe, **options))
 
 
@@ -108,7 +109,7 @@ def resume(
     """Go on with an interrupted study, or extend a finished one by more trials."""
     from .engine import resume as run
 
-    options = {"address": address, "data_dir": data_dir, "allow_code": allow_code}
+    options: dict[str, Any] = {"address": address, "data_dir": data_dir, "allow_code": allow_code}
     _follow(study, lambda observe: run(study, more_trials=trials, observe=observe, **options))
 
 
@@ -119,6 +120,7 @@ def pareto(
     where: WhereOption = None,
     split: Annotated[Split, typer.Option(help="Split whose figures are shown.")] = Split.validation,
     format_: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
+    json_: JsonOption = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it, as .png, .svg or .pdf.")] = None,
 ) -> None:
     """Print the Pareto front of the completed trials."""
@@ -130,8 +132,14 @@ def pareto(
     front = opened.pareto_front(objectives=chosen, where=where, split=split.value)
     if plot is not None:
         opened.plot(plot, objectives=chosen, where=where, split=split.value)
-    _print(front, format_, lambda: front_table(front, None, chosen or opened.objectives, output.width))
+    table = Format.json if json_ else format_
+    _print(front, table, lambda: front_table(front, None, chosen or opened.objectives, output.width))
     _warn(opened)
+    if (missing := front["samples"].null_count) and table is Format.table:
+        errors.print(
+            f"{missing} of {len(front)} trials have no figures on test: only the front of the study's own objectives "
+            "is measured there, once, at the end of the search"
+        )
 
 
 @app.command()
@@ -224,7 +232,16 @@ def _follow(uri: str, run: Callable[[Observer], Study]) -> None:
         raise typer.Exit(130) from None
     plot = finished.plot(plot_file(finished))
     front, tested = finished.pareto_front(), finished.pareto_front(split="test")
+    if failed := finished.trials("state = 'failed'")["error"].to_pylist():
+        reason, times = Counter(failed).most_common(1)[0]
+        errors.print(f"{len(failed)} trials failed, {times} of them with: {reason}")
+    if not len(front):
+        errors.print(f"no trial was completed, so there is no front; see sparsevlr trials {uri}")
+        raise typer.Exit(1)
     output.print(front_table(front, tested, finished.objectives, output.width))
+    for row in tested.to_pylist():
+        if row["error"]:
+            errors.print(f"trial {row['trial_id']} could not be measured on test: {row['error']}")
     errors.print(f"took {clock(progress.elapsed)}; hypervolume {finished.hypervolume():.3f}")
     errors.print(f"study {uri}")
     errors.print(f"plot  {plot}")
@@ -251,5 +268,5 @@ def _warn(study: Any) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    errors.print(f"error: {' '.join(message.split())}", markup=False)
+    errors.print(f"error: {' '.join(message.split())}")
     sys.exit(2)

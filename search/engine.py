@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -10,37 +11,26 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-QUIET = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    # Ctrl-C shall end the search at once, not leave it as if it had finished: the store is safe at any moment.
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",
-}
-for _name, _value in QUIET.items():  # Ray reads them when it is imported.
-    os.environ.setdefault(_name, _value)
+import ray
+from ray import tune
 
-import ray  # noqa: E402
-from ray import tune  # noqa: E402
-
-from ..results import Record, Store, Study, open_study  # noqa: E402
-from ..results.location import Location, locate, storage_errors  # noqa: E402
-from ..results.lock import DriverLock  # noqa: E402
-from ..results.paths import plot_path  # noqa: E402
-from ..results.record import from_table  # noqa: E402
-from ..spaces import StudySpec, TrialConfig  # noqa: E402
-from ..spaces.datasets import Dataset, load_dataset  # noqa: E402
-from ..trainables import Trial, check_space  # noqa: E402
-from ..trainables.ray_trainable import Gate, RayTrial, failed_record  # noqa: E402
-from .ray_adapters import StartCallback, StudyScheduler, StudySearcher  # noqa: E402
-from .study_run import StudyRun  # noqa: E402
+from ..results import Record, StorageError, Store, Study, open_study
+from ..results.location import Location, locate, storage_errors
+from ..results.lock import DriverLock
+from ..results.paths import plot_path
+from ..results.record import from_table
+from ..spaces import StudySpec, TrialConfig
+from ..spaces.datasets import Dataset, load_dataset
+from ..trainables import Trial, check_space
+from ..trainables.ray_trainable import Gate, RayTrial, failed_record
+from .cluster import check_resources, connection, slots, workers
+from .ray_adapters import StartCallback, StudyScheduler, StudySearcher
+from .study_run import StudyRun
 
 WORKER_RETRIES = 2
 GATE_SECONDS = 60.0
@@ -76,6 +66,7 @@ def search(
         StudyError: the study exists already, or its storage fails.
     """
     data = _checked_data(spec, data_dir, allow_code)
+    check_resources(spec, address)
     with Store.create(uri, spec.to_dict()) as store, DriverLock(store.location) as lock:
         _run(StudyRun(spec, store, on_change=observe, may_write=lock.check), store, data, address, allow_code, observe)
     return open_study(uri)
@@ -109,6 +100,7 @@ def resume(
     with Store.open(uri, readonly=False) as store, DriverLock(store.location) as lock:
         spec = StudySpec.from_dict(store.spec)
         data = _checked_data(spec, data_dir, allow_code)
+        check_resources(spec, address)
         if more_trials:
             spec = StudySpec.from_dict(spec.to_dict() | {"trials": spec.trials + more_trials})
             store.replace_spec(spec.to_dict())
@@ -130,18 +122,18 @@ def _run(run: StudyRun, store: Store, data: Dataset, address: str | None, allow_
     observe(run)
     if run.all_asked and not _untested(store):
         return
-    with _terminable(), _cluster(run.spec, address, allow_code) as slots:
+    with _terminable(), _cluster(run.spec, address, allow_code) as at_once:
         shared = ray.put(data)
         if not run.all_asked:
-            _run_trials(run, store.location, shared, slots, allow_code)
+            _run_trials(run, store.location, shared, at_once, allow_code)
         _score_front_on_test(run, store, shared, allow_code)
 
 
-def _run_trials(run: StudyRun, location: Location, data: Any, slots: int, allow_code: bool) -> None:
+def _run_trials(run: StudyRun, location: Location, data: Any, at_once: int, allow_code: bool) -> None:
     spec = run.spec
     # Ray starts one worker after the other for a searcher of one's own, unless told how many may be under way.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
-    gate = Gate.remote(min(slots, run.trials_left), GATE_SECONDS)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)
+    gate = ray.remote(num_cpus=0)(Gate).remote(min(at_once, run.trials_left), GATE_SECONDS)
     trainable = tune.with_resources(
         tune.with_parameters(
             RayTrial, spec=spec.to_dict(), data=data, study=location, allow_code=allow_code, gate=gate
@@ -154,7 +146,7 @@ def _run_trials(run: StudyRun, location: Location, data: Any, slots: int, allow_
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(run, slots),
+                search_alg=StudySearcher(run, at_once),
                 scheduler=StudyScheduler(run),
                 num_samples=-1,
                 reuse_actors=True,
@@ -186,25 +178,25 @@ def _score_front_on_test(run: StudyRun, store: Store, data: Any, allow_code: boo
     waiting = [score.remote(run.spec.to_dict(), row, data, store.location, allow_code) for row in _untested(store)]
     while waiting:
         done, waiting = ray.wait(waiting)
-        record = ray.get(done[0])
-        if record.event == "failed":
-            run.failed(record.trial_id, record.error)
-        else:
-            run.tested(record)
+        run.tested(ray.get(done[0]))
 
 
 def score_on_test(
     spec: dict[str, Any], row: dict[str, Any], data: Dataset, location: Location, allow_code: bool
 ) -> Record:
-    """The test record of a completed trial, given its row among the study's trials; or the record of its failure, for
-    instance of a soundness error that only the test split brings to light."""
+    """The test record of a completed trial, given its row among the study's trials.
+
+    What goes wrong here (a soundness error that only the test split brings to light, say) is told in the record's
+    `error`, without figures. The trial keeps its place: nobody joins or leaves the front because of the test split.
+    """
     config = TrialConfig(trial_id=row["trial_id"], seed=row["seed"], values=json.loads(row["config"]))
     try:
         trial = Trial(config, StudySpec.from_dict(spec), data, location=location, allow_code=allow_code)
         trial.restore(row["checkpoint"])
         return trial.score_on_test()
     except Exception as error:
-        return failed_record(config.trial_id, error)
+        failed = failed_record(config.trial_id, error)
+        return replace(failed, event="report", state="running", split="test", rung=row["rung"])
 
 
 @contextmanager
@@ -230,25 +222,19 @@ def _cluster(spec: StudySpec, address: str | None, allow_code: bool) -> Iterator
     # Modules of the user's own are found in the current directory by workers as they are by the command.
     paths = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
     environment = {"env_vars": {"PYTHONPATH": paths}} if allow_code else None
-    local = {} if address else {"num_cpus": _workers(spec) * spec.resources.cpus_per_trial, "include_dashboard": False}
-    ray.init(
-        address=address,
-        logging_level="ERROR",
-        log_to_driver=False,
-        configure_logging=True,
-        runtime_env=environment,
-        **local,
-    )
-    try:
-        yield _workers(spec) if address is None else _slots(spec)
-    finally:
-        ray.shutdown()
+    cpus = math.ceil(workers(spec) * spec.resources.cpus_per_trial)
+    local = {} if address else {"num_cpus": cpus, "include_dashboard": False}
+    with connection(address, runtime_env=environment, **local):
+        yield workers(spec) if address is None else slots(spec)
 
 
 def free_uri(storage: str, name: str) -> str:
     """STORAGE/NAME, numbered from 2 where that study exists already."""
+    location = locate(storage)
+    if location.local is not None and location.local.is_file():
+        raise StorageError(f"the storage {storage} is a file; give a folder")
     with storage_errors(f"list the studies in {storage}", "give a folder that can be read, or another --storage"):
-        existing = set(locate(storage).folders())
+        existing = set(location.folders())
     candidates = (name if number == 1 else f"{name}-{number}" for number in count(1))
     return f"{storage.rstrip('/')}/{next(candidate for candidate in candidates if candidate not in existing)}"
 
@@ -257,17 +243,3 @@ def plot_file(study: Study) -> Path:
     """Where the picture of a study's front belongs: in the study, or here if that is on remote storage."""
     folder = study.store.location.local
     return folder / plot_path("front.png") if folder else Path(f"{study.name}-front.png")
-
-
-def _workers(spec: StudySpec) -> int:
-    """Trials at once on this machine."""
-    return spec.resources.workers or max(1, int((os.cpu_count() or 1) // max(spec.resources.cpus_per_trial, 1)))
-
-
-def _slots(spec: StudySpec) -> int:
-    """Trials at once on the cluster we are connected to."""
-    available = ray.cluster_resources()
-    fits = [int(available.get("CPU", 1) // spec.resources.cpus_per_trial)]
-    if spec.resources.gpus_per_trial:
-        fits.append(int(available.get("GPU", 0) // spec.resources.gpus_per_trial))
-    return max(1, min([*fits, *([spec.resources.workers] if spec.resources.workers else [])]))

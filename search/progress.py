@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ..results.pareto import hypervolume, orient
 from ..results.record import DIRECTIONS
+from ..results.study import worst_value
 from .bands import best_by_band
 from .scores import objective_values
 from .study_run import OVER, StudyRun
@@ -77,6 +78,8 @@ class Progress:
 
     def _time(self, run: StudyRun) -> str:
         over = _over(_counts(run))
+        if over >= run.spec.trials:
+            return f"elapsed {clock(self.elapsed)}, measuring the front on the test split"
         done = over - self._over_before
         left = f", about {clock(self.elapsed / done * (run.spec.trials - over))} left" if done else ""
         return f"elapsed {clock(self.elapsed)}{left}"
@@ -130,9 +133,9 @@ def _hypervolume(run: StudyRun) -> float:
     if not rows:
         return 0.0
     directions = [DIRECTIONS[name] for name in objectives]
-    values = orient(rows, directions)
-    # 0 for what is maximised, as in `Study.hypervolume`; the worst completed trial for what is minimised.
-    return hypervolume(values, np.where(np.array(directions) == "max", 0.0, values.min(axis=0)))
+    seen = np.array([objective_values(record, objectives) for record in list(run.reports.values())])
+    corner = [worst_value(name, column) for name, column in zip(objectives, seen.T, strict=True)]
+    return hypervolume(orient(rows, directions), orient([corner], directions)[0])
 
 
 def clock(seconds: float) -> str:

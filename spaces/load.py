@@ -1,5 +1,6 @@
 """From what a person gives, a preset's name, a file and `--set key=value`, to a checked specification."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -72,7 +73,8 @@ def load_spec(source: str | Path | None = None, overrides: Sequence[str] = ()) -
     else:
         content, origin = _read_file(name)
     if "name" not in content:
-        content["name"] = Path(name).stem
+        # A file's name need not be a study's: what may not stand in one becomes a hyphen.
+        content["name"] = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).stem).strip("-._") or "study"
     for override in overrides:
         _apply(content, override)
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .bounds import Graph
+from .bounds import Graph, Node
 from .mask import prunable_weights
 
 FLOAT_BYTES = 4
@@ -47,7 +47,7 @@ def network_cost(graph: Graph) -> NetworkCost:
     everything = sum(value.numel() for value in graph.network.state_dict().values() if value.is_floating_point())
     total = sum(weight.numel() for weight in weights.values())
     macs = sum(
-        int(node.layer.weight.count_nonzero()) * math.prod(node.shape[1:])
+        int(node.layer.weight.count_nonzero()) * _uses(node)
         for node in graph.nodes
         if isinstance(node.layer, nn.Linear | nn.Conv2d)
     )
@@ -57,3 +57,9 @@ def network_cost(graph: Graph) -> NetworkCost:
         macs=macs,
         size_bytes=encoded + (everything - total) * FLOAT_BYTES,
     )
+
+
+def _uses(node: Node) -> int:
+    """How often each weight of a layer is multiplied for one input: once per output position."""
+    # A convolution's output is (channels, height, width), a linear layer's (..., features).
+    return math.prod(node.shape[1:] if isinstance(node.layer, nn.Conv2d) else node.shape[:-1])

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..spaces import Parameter, SpecError, StudySpec, TrialConfig
 from ..spaces.architectures import architecture_options, build_architecture
-from .bounds import UnsupportedLayer, trace
+from .bounds import UnsupportedLayer, natural_and_interval, trace
 from .certified_training import LOSSES, CertifiedLoss
 from .optimizers import OPTIMIZERS, Adam
 from .pruning import DISTRIBUTIONS, SCHEDULES, SCORES, Distribution, Schedule, Score
@@ -104,7 +104,7 @@ def check_space(spec: StudySpec, shape: tuple[int, ...], classes: int, *, allow_
     """Refuse a study whose space holds an impossible configuration, before any trial runs.
 
     A seeded sample of 256 configurations is resolved, every number of the space at both of its ends as well; each
-    architecture among them is built once, without memory for its weights, and walked by the bounds.
+    architecture among them is built once, and bounds are propagated through it as in training.
 
     Raises:
         SpecError: naming the key and the rule it breaks.
@@ -125,11 +125,11 @@ def check_space(spec: StudySpec, shape: tuple[int, ...], classes: int, *, allow_
         if key in seen:
             continue
         seen.add(key)
-        with torch.device("meta"):
-            network = methods.build_network(shape, classes, allow_code=allow_code)
+        network = methods.build_network(shape, classes, allow_code=allow_code).train()
+        x = torch.zeros(min(spec.batch_size, 2), *shape)
         try:
-            trace(network, shape)
-        except UnsupportedLayer as error:
+            natural_and_interval(trace(network, shape), x, x, torch.zeros_like(x))
+        except (UnsupportedLayer, ValueError) as error:
             raise SpecError(f"space.architecture {methods.architecture!r}: {error}") from error
 
 

@@ -20,14 +20,12 @@ from ..spaces import StudySpec, TrialConfig
 from ..spaces.datasets import Dataset
 from .errors import TrialError
 from .trial import Trial
-from .verification import SoundnessError
 
 POINTER = "checkpoint.json"
 
 
-@ray.remote(num_cpus=0)
 class Gate:
-    """Holds the first workers of a study back until all of them are up.
+    """An actor that holds the first workers of a study back until all of them are up.
 
     A worker takes seconds to start. Ray gives a trial that waits for one to the next worker that falls idle, and ends
     the one that was starting: with short trials the first worker so takes all, and nothing ever runs side by side.
@@ -118,7 +116,7 @@ class RayTrial(tune.Trainable):
 def failed_record(trial_id: str, error: Exception) -> Record:
     """What the study records of a trial that `error` has ended: one line, with the place for anything unforeseen."""
     line = " ".join(f"{type(error).__name__}: {error}".split())
-    if not isinstance(error, TrialError | SoundnessError | ValueError | MemoryError | torch.OutOfMemoryError):
+    if not isinstance(error, TrialError | ValueError | MemoryError | torch.OutOfMemoryError):
         frame = traceback.extract_tb(error.__traceback__)[-1]
         line += f" ({Path(frame.filename).name}:{frame.lineno} in {frame.name})"
     return Record(event="failed", trial_id=trial_id, error=line)

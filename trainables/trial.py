@@ -18,6 +18,7 @@ from ..spaces.datasets import Dataset
 from .accounting import network_cost
 from .bounds import input_box, unstable_relu_fraction
 from .checkpoint import Checkpoint
+from .errors import Diverged
 from .methods import Methods, fingerprint
 from .seeds import derived_seed
 from .training import Training
@@ -107,6 +108,7 @@ class Trial:
         y = torch.from_numpy(split.y[chosen]).to(self._device)
         options = cascade_options(spec)
         started = time.perf_counter()
+        self._check_finite(x, options.batch_size)
         scores = verify(
             network,
             x,
@@ -157,6 +159,16 @@ class Trial:
             verify_seconds=self._verify_seconds,
             error=_unbounded(scores),
         )
+
+    @torch.no_grad()
+    def _check_finite(self, x: torch.Tensor, batch_size: int) -> None:
+        """Finite weights may still be large enough for the logits to overflow: such a network has no accuracy."""
+        network = self._training.network.eval()
+        if not all(bool(network(batch).isfinite().all()) for batch in x.split(batch_size)):
+            raise Diverged(
+                f"the logits are not finite after epoch {self._training.epoch}; "
+                "a lower optimizer.learning_rate may help"
+            )
 
 
 def run_trial(

@@ -1,5 +1,6 @@
 import math
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import final
 
@@ -10,6 +11,9 @@ from ..errors import SpecError
 from .base import Dataset, DataSource
 from .files import check_size, find_files, read_bytes
 from .splits import as_unit_images, held_out_validation
+
+PUBLISHED_LABELS = {"bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9": "fashion-mnist"}
+"""SHA-256 of the training labels: MNIST's files and those of its drop-in replacements have the same names and sizes."""
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -37,6 +41,9 @@ class IdxImages(DataSource):
         images, labels, test_images, test_labels = (
             read_idx(path, dimensions) for path, dimensions in zip(paths, (3, 1, 3, 1), strict=True)
         )
+        really = PUBLISHED_LABELS.get(sha256(labels.tobytes()).hexdigest(), name)
+        if really != name:
+            raise SpecError(f"data file {paths[1]} belongs to {really!r}, not to {name!r}: use data: {really}")
         for path, found, expected in ((paths[1], labels, images), (paths[3], test_labels, test_images)):
             check_size(path, len(found), len(expected), "labels, one an image")
         if not self.validation < len(images):

@@ -97,6 +97,7 @@ def test_output_for_programs_is_nothing_but_that(run: Any, study: str) -> None:
         ("trials", study, "--json"),
         ("trials", study, "--format", "json"),
         ("pareto", study, "--format", "json"),
+        ("pareto", study, "--json"),
         ("status", study, "--json"),
         ("list", "pruners", "--json"),
         ("check", "--json"),
@@ -179,6 +180,11 @@ def spec_file(folder: Path, content: object) -> str:
         (["search", "--set", "ramp={start: 0.5, end: 0.5}"], "ramp"),
         (["search", "--set", "space.architecture=mine:build"], "--allow-code"),
         (["search", "svhn", "--data-dir", "."], "train_32x32.mat"),
+        (["search", "--set", "resources.gpus_per_trial=64.0"], "gpus_per_trial.*GPUs of this machine"),
+        (["search", "--address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
+        (["search", "--set", "space.architecture=cnn7", "--set", "batch_size=1"], "larger batch"),
+        (["search", "--name", "123", "--trials", "0"], "trials"),
+        (["resume", "nowhere/at-all"], "nowhere/at-all"),
         (["pareto", "nowhere/at-all"], "nowhere/at-all"),
         (["list", "colours"], "colours"),
         (["dance"], "dance"),
@@ -232,5 +238,19 @@ def test_a_storage_that_cannot_be_written_to(run: Any, tmp_path: Path) -> None:
     ran = run("search", "--storage", str(tmp_path / "file"))
     assert ran.code == 2
     assert "file" in ran.err
-    assert "storage" in ran.err
+    assert "is a file" in ran.err
     assert len(ran.err.splitlines()) == 1
+
+
+def test_names_with_brackets_are_names(run: Any, study: str, tmp_path: Path) -> None:
+    odd = tmp_path / "[red] [" / "odd]"
+    odd.mkdir(parents=True)
+    Path(study).rename(odd / "drawn")
+    for command in ("pareto", "trials", "status"):
+        ran = run(command, str(odd / "drawn"))
+        assert ran.code == 0
+    assert "[red] [/odd]" in ran.out.replace("\n", "")
+
+
+def test_trials_without_test_figures_are_pointed_out(run: Any, study: str) -> None:
+    assert "have no figures on test" in run("pareto", study, "--split", "test").err

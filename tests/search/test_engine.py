@@ -1,16 +1,19 @@
 """Whole studies on Ray, small ones."""
 
 import json
+import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from sparsevlr.results import open_study
+from sparsevlr.results import Store, open_study
 from sparsevlr.results.location import locate
 from sparsevlr.search import search
+from sparsevlr.search.engine import score_on_test
 from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset
 from sparsevlr.trainables.checkpoint import Checkpoint
 from sparsevlr.trainables.trial import run_trial
@@ -121,6 +124,20 @@ def test_the_checkpoint_of_a_completed_trial_holds_its_weights(finished: Path) -
 def test_nothing_in_a_study_is_a_pickle(finished: Path) -> None:
     endings = {path.suffix for path in finished.rglob("*") if path.is_file()}
     assert endings <= {".json", ".jsonl", ".parquet", ".safetensors", ".png"}
+
+
+def test_what_goes_wrong_on_test_is_told_and_moves_nobody_off_the_front(finished: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(finished, study)
+    row = rows(open_study(study).pareto_front())[0]
+    broken = row | {"checkpoint": "checkpoints/gone/rung-2", "trial_id": row["trial_id"]}
+    record = score_on_test(open_study(study).spec, broken, load_dataset("digits"), locate(study), False)
+    assert (record.split, record.verified_accuracy) == ("test", None)
+    assert "cannot be read" in str(record.error)
+    front = open_study(study).pareto_front()["trial_id"]
+    with Store.open(study, readonly=False) as store:
+        store.append(replace(record, rung=record.rung + 1))
+    assert open_study(study).pareto_front()["trial_id"] == front
 
 
 def test_one_worker_and_one_seed_give_one_study(tmp_path: Path) -> None:

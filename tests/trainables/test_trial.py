@@ -1,5 +1,6 @@
 """A whole trial without Ray: scores that agree with each other, and runs that agree bit by bit."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from sparsevlr.trainables import Diverged, Trial, run_trial
 from sparsevlr.trainables.checkpoint import Checkpoint
 from sparsevlr.trainables.errors import CheckpointError
 from sparsevlr.trainables.pruning import kept_weights
+from sparsevlr.trainables.verification.crown import Crown
 
 TIMES = ("time", "train_seconds", "verify_seconds")
 
@@ -115,6 +117,32 @@ def test_what_ran_before_in_the_same_process_changes_nothing(spec: StudySpec, di
 def test_a_diverging_trial_says_so(spec: StudySpec, digits: Dataset) -> None:
     with pytest.raises(Diverged, match=r"epoch \d+ at epsilon .*learning_rate"):
         run_trial(config(**{"optimizer.learning_rate": 1e30}), spec, digits)
+
+
+def test_a_network_that_went_astray_in_the_very_last_step_is_no_result(spec: StudySpec, digits: Dataset) -> None:
+    one_step = StudySpec.from_dict(spec.to_dict() | {"epochs": 1, "batch_size": 1079, "scheduler": {"kind": "none"}})
+    with pytest.raises(Diverged, match="logits are not finite after epoch 1"):
+        run_trial(config(**{"optimizer.learning_rate": 1e37}), one_step, digits)
+
+
+def test_a_verifier_that_fails_leaves_a_trace(
+    spec: StudySpec, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(Crown, "margins", fails)
+    record = run_trial(config(), spec, digits, on_report=lambda record: False)[0]
+    assert record.error is not None
+    assert re.fullmatch(r"\d+ samples unknown: crown: RuntimeError: out of luck", record.error)
+
+
+def test_without_an_attack_there_is_no_adversarial_accuracy(spec: StudySpec, digits: Dataset) -> None:
+    quiet = spec.to_dict()
+    quiet["verification"] |= {"stages": ["ibp"]}
+    record = run_trial(config(), StudySpec.from_dict(quiet), digits, on_report=lambda record: False)[0]
+    assert record.adversarial_accuracy is None
+    assert record.n_unknown > 0
 
 
 def test_a_checkpoint_of_another_configuration_or_a_damaged_one_is_refused(

@@ -1,6 +1,9 @@
 """What is known about a sample."""
 
 import enum
+from typing import Any
+
+from ..errors import TrialError
 
 
 class Verdict(enum.IntEnum):
@@ -15,7 +18,7 @@ class Verdict(enum.IntEnum):
     falsified = 2
 
 
-class SoundnessError(Exception):
+class SoundnessError(TrialError):
     """A sample was verified and falsified at once: a bound is wrong, and no figure of this network can be trusted."""
 
     def __init__(self, sample: int, stage: str) -> None:
@@ -25,3 +28,7 @@ class SoundnessError(Exception):
         )
         self.sample = sample
         self.stage = stage
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Workers send errors to the driver pickled, and the default would call the class with the message.
+        return type(self), (self.sample, self.stage)

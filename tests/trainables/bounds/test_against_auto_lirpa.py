@@ -35,7 +35,7 @@ OWN: dict[Method, Callable[[Graph, Box, Tensor], Tensor]] = {
 }
 
 
-def _assert_agree(network: nn.Sequential, shape: tuple[int, ...], method: Method) -> None:
+def _assert_agree(network: nn.Sequential, shape: tuple[int, ...], method: Method, *, may_skip: bool = False) -> None:
     graph = trace(network, shape)
     classes = graph.last_linear.out_features
     x, labels = torch.rand(3, *shape, dtype=torch.float64), torch.randint(classes, (3,))
@@ -43,6 +43,9 @@ def _assert_agree(network: nn.Sequential, shape: tuple[int, ...], method: Method
     try:
         theirs = lirpa_margins(graph, box, labels, method)
     except Unsupported as reason:
+        # Skips must come from auto_LiRPA's own limits: one that is absent or broken is no second opinion at all.
+        if not may_skip or "auto_LiRPA's" not in str(reason):
+            raise
         pytest.skip(str(reason))
     own = OWN[method](graph, box, labels).detach()
     assert own.dtype == theirs.dtype == torch.float64
@@ -85,7 +88,7 @@ def test_other_layers(randomised: Build, layers: list[nn.Module], method: Method
     body = nn.Sequential(*layers, nn.Flatten()).double().eval()
     features = body(torch.zeros(2, 2, 6, 6, dtype=torch.float64)).shape[1]
     network = randomised(*body, nn.Linear(features, 7, bias=False), nn.ReLU(), nn.Linear(7, 3, bias=False))
-    _assert_agree(network, (2, 6, 6), method)
+    _assert_agree(network, (2, 6, 6), method, may_skip=True)
 
 
 def test_two_layers_by_hand() -> None:
@@ -107,8 +110,5 @@ def test_two_layers_by_hand() -> None:
         Method.crown: [[0, -1.5], [-5, 0]],
     }
     for method, margins in expected.items():
-        try:
-            found = lirpa_margins(graph, box, labels, method)
-        except Unsupported as reason:
-            pytest.skip(str(reason))
+        found = lirpa_margins(graph, box, labels, method)
         assert torch.allclose(found, torch.tensor(margins, dtype=torch.float64))

@@ -102,10 +102,6 @@ def test_a_library_that_fails_to_import_says_so(monkeypatch: pytest.MonkeyPatch)
         load()
 
 
-installed = pytest.mark.skipif(auto_lirpa.installed_version() is None, reason="auto_LiRPA is not installed")
-
-
-@installed
 def test_importing_leaves_streams_filters_and_loggers_alone(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,7 +117,6 @@ def test_importing_leaves_streams_filters_and_loggers_alone(
     assert err == ""
 
 
-@installed
 def test_alpha_crown_is_sound_and_no_looser_than_crown() -> None:
     network = _small().eval()
     graph = trace(network, (6,))
@@ -138,7 +133,6 @@ def test_alpha_crown_is_sound_and_no_looser_than_crown() -> None:
     assert bool((lower > crown_margins(graph, box, labels, tighten=False) + 1e-4).any())
 
 
-@installed
 def test_the_default_dtype_and_the_network_are_left_alone() -> None:
     network = _small().double().train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -149,7 +143,6 @@ def test_the_default_dtype_and_the_network_are_left_alone() -> None:
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-@installed
 @pytest.mark.parametrize(
     ("layer", "method", "reason"),
     [

@@ -1,0 +1,71 @@
+"""What is refused before any trial runs, and what leaves a fingerprint."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from sparsevlr.spaces import SpecError, StudySpec, TrialConfig
+from sparsevlr.trainables import check_space
+from sparsevlr.trainables.errors import TrialError
+from sparsevlr.trainables.methods import fingerprint
+from sparsevlr.trainables.verification import SoundnessError, auto_lirpa
+
+FAMILIES = {"architecture": "mlp", "score": "magnitude", "distribution": "global", "schedule": "gradual", "loss": "ibp"}
+
+
+def study(**space: object) -> StudySpec:
+    return StudySpec.from_dict({"data": "digits", "epsilon": 0.1, "space": space})
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"score": "magnitud"}, "did you mean 'magnitude'"),
+        ({"schedule": "one-shot", "schedule.end": 0.3}, "no such option.*its options are at.*when"),
+        ({"schedule": ["one-shot", "gradual"], "schedule.at": 0.1}, "schedule 'gradual' has no such option"),
+        ({"loss.kappa_end": {"low": 0.0, "high": 2.0}}, r"kappa_end is a share in \[0, 1\], but is 2"),
+        ({"optimizer.learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"architecture": "mlp", "architecture.depth": 3}, "depth"),
+    ],
+)
+def test_spaces_with_an_impossible_configuration(space: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        check_space(study(**space), (1, 8, 8), 10)
+
+
+def test_networks_that_cannot_be_bounded_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "networks_of_mine.py").write_text(
+        "from torch import nn\n"
+        "def dropout(shape, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Dropout(0.1), nn.ReLU(), nn.Linear(8, classes))\n"
+        "def gelu(shape, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.GELU(), nn.Linear(8, classes))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, message in (("dropout", "Dropout"), ("gelu", "GELU")):
+        with pytest.raises(SpecError, match=message):
+            check_space(study(architecture=f"networks_of_mine:{name}"), (1, 8, 8), 10, allow_code=True)
+
+
+def test_alpha_crown_needs_auto_lirpa(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto_lirpa, "installed_version", lambda: None)
+    spec = StudySpec.from_dict(study().to_dict() | {"verification": {"stages": ["ibp", "alpha-crown"]}})
+    with pytest.raises(SpecError, match="pip install --no-deps auto_LiRPA"):
+        check_space(spec, (1, 8, 8), 10)
+
+
+def test_a_default_leaves_no_fingerprint_and_anything_else_does() -> None:
+    def of(**values: object) -> str:
+        plain = FAMILIES | {"optimizer": "adam", "sparsity": 0.5}
+        return fingerprint(TrialConfig(trial_id="a", seed=1, values=plain | values), study())
+
+    assert of(**{"schedule.end": 0.3, "loss.kappa_end": 0.5}) == of()
+    assert of(**{"schedule.end": 0.31}) != of()
+    assert of(sparsity=0.6) != of()
+
+
+def test_a_soundness_error_survives_the_way_from_worker_to_driver() -> None:
+    error = pickle.loads(pickle.dumps(SoundnessError(3, "ibp")))
+    assert isinstance(error, TrialError)
+    assert (error.sample, error.stage) == (3, "ibp")
