@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -228,7 +231,8 @@ def _follow(uri: str, run: Callable[[Observer], Study]) -> None:
         with Progress(uri, errors) as progress:
             finished = run(progress)
     except KeyboardInterrupt:
-        errors.print(f"interrupted; everything reported so far is safe: continue with sparsevlr resume {uri}")
+        again = f"{_program()} resume {shlex.quote(uri)}"
+        errors.print(f"interrupted; everything reported so far is safe; continue with: {again}")
         raise typer.Exit(130) from None
     plot = finished.plot(plot_file(finished))
     front, tested = finished.pareto_front(), finished.pareto_front(split="test")
@@ -236,7 +240,7 @@ def _follow(uri: str, run: Callable[[Observer], Study]) -> None:
         reason, times = Counter(failed).most_common(1)[0]
         errors.print(f"{len(failed)} trials failed, {times} of them with: {reason}")
     if not len(front):
-        errors.print(f"no trial was completed, so there is no front; see sparsevlr trials {uri}")
+        errors.print(f"no trial was completed, so there is no front; see {_program()} trials {shlex.quote(uri)}")
         raise typer.Exit(1)
     output.print(front_table(front, tested, finished.objectives, output.width))
     for row in tested.to_pylist():
@@ -245,12 +249,20 @@ def _follow(uri: str, run: Callable[[Observer], Study]) -> None:
     errors.print(f"took {clock(progress.elapsed)}; hypervolume {finished.hypervolume():.3f}")
     errors.print(f"study {uri}")
     errors.print(f"plot  {plot}")
+    study, program = shlex.quote(uri), _program()
     errors.print(
-        f"next  sparsevlr trials {uri}\n"
-        f"      sparsevlr pareto {uri} --where 'sparsity >= 0.9' --split test\n"
-        f"      sparsevlr pareto {uri} --objectives verified_accuracy,macs --plot front.png\n"
-        f"      sparsevlr resume {uri} --trials 20"
+        f"next  {program} trials {study}\n"
+        f"      {program} pareto {study} --where 'sparsity >= 0.9' --split test\n"
+        f"      {program} pareto {study} --objectives verified_accuracy,macs --plot front.png\n"
+        f"      {program} resume {study} --trials 20"
     )
+
+
+def _program() -> str:
+    """What to type to get here again: the bare name, or the path where it is not on the search path."""
+    if shutil.which("sparsevlr"):
+        return "sparsevlr"
+    return shlex.quote(os.path.relpath(sys.argv[0]))
 
 
 def _print(table: Any, format_: Format, render: Any) -> None:

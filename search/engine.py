@@ -120,11 +120,11 @@ def _checked_data(spec: StudySpec, data_dir: str | None, allow_code: bool) -> Da
 
 def _run(run: StudyRun, store: Store, data: Dataset, address: str | None, allow_code: bool, observe: Observer) -> None:
     observe(run)
-    if run.all_asked and not _untested(store):
+    if run.finished and not _untested(store):
         return
     with _terminable(), _cluster(run.spec, address, allow_code) as at_once:
         shared = ray.put(data)
-        if not run.all_asked:
+        if not run.finished:
             _run_trials(run, store.location, shared, at_once, allow_code)
         _score_front_on_test(run, store, shared, allow_code)
 
@@ -133,7 +133,7 @@ def _run_trials(run: StudyRun, location: Location, data: Any, at_once: int, allo
     spec = run.spec
     # Ray starts one worker after the other for a searcher of one's own, unless told how many may be under way.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)
-    gate = ray.remote(num_cpus=0)(Gate).remote(min(at_once, run.trials_left), GATE_SECONDS)
+    gate = ray.remote(num_cpus=0)(Gate).remote(max(1, min(at_once, run.trials_left)), GATE_SECONDS)
     trainable = tune.with_resources(
         tune.with_parameters(
             RayTrial, spec=spec.to_dict(), data=data, study=location, allow_code=allow_code, gate=gate

@@ -18,6 +18,10 @@ from .study_run import StudyRun
 class StudySearcher(Searcher):
     """Hands out the study's trials, never more at once than there are slots to run them.
 
+    What Ray calls a trial is here one stretch of a trial: until it pauses, stops or ends. A promoted trial is handed
+    out again with its checkpoint, as one that was interrupted is. So nothing ever is paused for Ray, whose limiters
+    count paused trials and can lock up, and a paused trial holds no resources.
+
     Ray asks ahead of demand; a proposal made early would know less than it could, and with one worker the same seed
     would not give the same study.
     """
@@ -28,13 +32,13 @@ class StudySearcher(Searcher):
         self._live: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self._run.all_asked:
-            return str(Searcher.FINISHED)
         if len(self._live) >= self._slots:
             return None
+        assignment = self._run.next_trial()
+        if assignment is None:
+            return str(Searcher.FINISHED) if self._run.finished else None
         self._live.add(trial_id)
-        config, checkpoint = self._run.next_trial()
-        return {"trial": config.to_json(), "checkpoint": checkpoint}
+        return {"trial": assignment.config.to_json(), "checkpoint": assignment.checkpoint}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self._live.discard(trial_id)

@@ -14,12 +14,20 @@ from typing import NamedTuple
 from ..results import Record, Store
 from ..spaces import StudySpec, TrialConfig
 from ..trainables.methods import fingerprint
-from .asha import ParetoASHA
+from .asha import SCHEDULERS
 from .sampler import Sampler
 from .scores import at_target, objective_values, rung_values
 
-STATE_AFTER = {"start": "running", "continue": "running", "stop": "stopped", "complete": "completed"}
+STATE_AFTER = {
+    "start": "running",
+    "continue": "running",
+    "pause": "paused",
+    "promote": "running",
+    "stop": "stopped",
+    "complete": "completed",
+}
 OVER = ("completed", "stopped", "failed")
+UNDER_WAY = ("pending", "running")
 
 
 class Assignment(NamedTuple):
@@ -50,8 +58,8 @@ class StudyRun:
         self.spec = spec
         self._store, self._on_change, self._may_write = store, on_change, may_write
         self._sampler = Sampler(spec)
-        stops = spec.scheduler.kind == "stopping"
-        self._asha = ParetoASHA(len(spec.rungs), spec.scheduler.eta) if stops else None
+        kind = SCHEDULERS.get(spec.scheduler.kind)
+        self._asha = kind(len(spec.rungs), spec.scheduler.eta) if kind else None
         self._states: dict[str, str] = {}
         self._reports: dict[str, Record] = {}
         self._configs: dict[str, TrialConfig] = {}
@@ -73,16 +81,36 @@ class StudyRun:
         return len(self._unfinished) + max(0, self.spec.trials - len(self._configs))
 
     @property
-    def all_asked(self) -> bool:
-        """Whether every trial of the study has been handed out."""
-        return self.trials_left == 0
+    def finished(self) -> bool:
+        """Whether every trial is over."""
+        return not self.trials_left and all(state in OVER for state in self._states.values())
 
-    def next_trial(self) -> Assignment:
-        """The next trial to run: one that was interrupted, else a new one."""
+    def next_trial(self) -> Assignment | None:
+        """The next trial to run: one that was interrupted, else one to promote, else a new one.
+
+        None where there is nothing to do at present. When nothing runs any more either, no paused trial can be promoted
+        ever, and all of them are stopped.
+        """
         if self._unfinished:
-            trial_id = self._unfinished.popleft()
-            report = self._reports.get(trial_id)
-            return Assignment(self._configs[trial_id], report.checkpoint if report else None)
+            return self._from_checkpoint(self._unfinished.popleft())
+        promotion = self._asha.next_promotion() if self._asha else None
+        if promotion is not None and self._asha is not None:
+            self._asha.promoted(promotion)
+            self._decided(promotion, "promote", self._reports[promotion].rung)
+            return self._from_checkpoint(promotion)
+        if len(self._configs) < self.spec.trials:
+            return self._new()
+        if not any(state in UNDER_WAY for state in self._states.values()):
+            for trial_id in [trial_id for trial_id, state in self._states.items() if state == "paused"]:
+                self._decided(trial_id, "stop", self._reports[trial_id].rung)
+                self._tell(trial_id)
+        return None
+
+    def _from_checkpoint(self, trial_id: str) -> Assignment:
+        report = self._reports.get(trial_id)
+        return Assignment(self._configs[trial_id], report.checkpoint if report else None)
+
+    def _new(self) -> Assignment:
         config = self._sampler.ask(len(self._configs))
         self._configs[config.trial_id] = config
         self._append(
@@ -104,7 +132,7 @@ class StudyRun:
             self._decided(trial_id, "start", None)
 
     def reported(self, record: Record) -> str:
-        """A rung is reached on the validation split: `continue`, `stop` or `complete`.
+        """A rung is reached on the validation split: `continue`, `pause`, `stop` or `complete`.
 
         A report that arrives twice, as happens after a worker's retry, is not stored again and changes no rung.
         """
@@ -146,6 +174,8 @@ class StudyRun:
                 self._sampler.ask_again(len(self._configs), config)
                 self._configs[config.trial_id] = config
             self._remember(event)
+            if event.decision == "promote" and self._asha is not None:
+                self._asha.promoted(event.trial_id)
             if event.event == "report":
                 undecided[event.trial_id] = (self._judge(event), event.rung)
             elif event.event != "proposed" and event.decision != "start" and not over_before:
@@ -154,7 +184,7 @@ class StudyRun:
         for trial_id, (decision, rung) in undecided.items():
             self._decided(trial_id, decision, rung)
             self._tell(trial_id)
-        self._unfinished.extend(trial_id for trial_id, state in self._states.items() if state not in OVER)
+        self._unfinished.extend(trial_id for trial_id, state in self._states.items() if state in UNDER_WAY)
 
     def __getstate__(self) -> dict[str, object]:
         # Ray pickles what it is given, for a restore of its own that we never use. The store stays with this process.
@@ -166,8 +196,7 @@ class StudyRun:
             return "complete"
         if self._asha is None or not at_target(record):
             return "continue"
-        goes_on = self._asha.goes_on(record.trial_id, rung, rung_values(record, self.spec.objectives))
-        return "continue" if goes_on else "stop"
+        return self._asha.enter(record.trial_id, rung, rung_values(record, self.spec.objectives))
 
     def _tell(self, trial_id: str) -> None:
         """Let the sampler know what became of a trial that is over."""

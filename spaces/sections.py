@@ -31,12 +31,14 @@ class Scheduler(SpecModel):
     """Which trials are stopped early.
 
     Attributes:
-        kind: `stopping`: after each rung the trials of the best 1/eta go on; `none`: every trial is trained to its end.
+        kind: `stopping`: at each rung a trial goes on if it is among the best 1/eta so far, else it is stopped;
+            `promotion`: it pauses, and goes on once it is among the best 1/eta of all that have come there since;
+            `none`: every trial is trained to its end.
         eta: factor between rungs, and one over the share that goes on.
         first_rung: epochs at the first rung; by default two rungs before the last one.
     """
 
-    kind: Literal["stopping", "none"] = "stopping"
+    kind: Literal["stopping", "promotion", "none"] = "stopping"
     eta: StrictInt = Field(default=3, ge=2)
     first_rung: StrictInt | None = Field(default=None, ge=1)
 

@@ -1,13 +1,14 @@
 """Early stopping against a brute-force model of its rule, and the properties that public implementations miss."""
 
 import math
+from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsevlr.search.asha import ParetoASHA
+from sparsevlr.search.asha import PromotionASHA, StoppingASHA
 
 NUMBERS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 POINTS = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=24)
@@ -30,8 +31,8 @@ def ranks(points: list[tuple[float, ...]]) -> list[int]:
 
 
 def enter(points: list[tuple[float, ...]], eta: int) -> list[bool]:
-    asha = ParetoASHA(rungs=2, eta=eta)
-    return [asha.goes_on(f"{index:03d}", 0, point) for index, point in enumerate(points)]
+    asha = StoppingASHA(rungs=2, eta=eta)
+    return [asha.enter(f"{index:03d}", 0, point) == "continue" for index, point in enumerate(points)]
 
 
 @given(POINTS, ETAS)
@@ -64,39 +65,87 @@ def test_with_one_objective_it_is_plain_asha(values: list[float], eta: int) -> N
 
 @given(POINTS, ETAS, st.randoms(use_true_random=False))
 def test_the_order_of_arrival_of_the_others_does_not_matter(
-    points: list[tuple[float, float]], eta: int, random: "np.random.Generator"
+    points: list[tuple[float, float]], eta: int, random: Random
 ) -> None:
     named = [(f"{index:03d}", point) for index, point in enumerate(points)]
     others = named[:-1]
     verdicts = set()
     for _ in range(3):
         random.shuffle(others)
-        asha = ParetoASHA(rungs=2, eta=eta)
+        asha = StoppingASHA(rungs=2, eta=eta)
         for name, point in others:
-            asha.goes_on(name, 0, point)
-        verdicts.add(asha.goes_on(named[-1][0], 0, named[-1][1]))
+            asha.enter(name, 0, point)
+        verdicts.add(asha.enter(named[-1][0], 0, named[-1][1]))
     assert len(verdicts) == 1
 
 
 def test_nan_ranks_last() -> None:
-    asha = ParetoASHA(rungs=2, eta=2)
-    assert asha.goes_on("a", 0, (0.1, 0.1))
-    assert not asha.goes_on("b", 0, (math.nan, 1.0))
-    assert asha.goes_on("c", 0, (0.2, 0.0))
+    asha = StoppingASHA(rungs=2, eta=2)
+    assert asha.enter("a", 0, (0.1, 0.1)) == "continue"
+    assert asha.enter("b", 0, (math.nan, 1.0)) == "stop"
+    assert asha.enter("c", 0, (0.2, 0.0)) == "continue"
 
 
-def test_a_second_arrival_counts_once() -> None:
-    asha = ParetoASHA(rungs=2, eta=3)
-    decisions = [asha.goes_on("a", 0, (0.5, 0.5)) for _ in range(5)]
-    assert all(decisions)
-    assert not asha.goes_on("b", 0, (0.4, 0.4))
+def test_a_second_arrival_counts_once_and_rungs_are_apart() -> None:
+    asha = StoppingASHA(rungs=3, eta=3)
+    assert {asha.enter("a", 0, (0.5, 0.5)) for _ in range(5)} == {"continue"}
+    assert asha.enter("b", 0, (0.4, 0.4)) == "stop"
+    assert asha.enter("b", 1, (0.4, 0.4)) == "continue"
 
 
-def test_the_last_rung_stops_nobody_and_rungs_are_apart() -> None:
-    asha = ParetoASHA(rungs=2, eta=3)
-    assert asha.goes_on("a", 0, (1.0, 1.0))
-    assert asha.goes_on("a", 1, (1.0, 1.0))
-    assert asha.goes_on("b", 1, (0.0, 0.0))
+def promotions(asha: PromotionASHA) -> list[str]:
+    """Promote as long as there is somebody to promote."""
+    promoted = []
+    while (name := asha.next_promotion()) is not None:
+        asha.promoted(name)
+        promoted.append(name)
+    return promoted
+
+
+@given(POINTS, ETAS)
+def test_of_n_paused_trials_the_best_floor_n_by_eta_are_promoted_each_once(
+    points: list[tuple[float, float]], eta: int
+) -> None:
+    asha = PromotionASHA(rungs=2, eta=eta)
+    assert {asha.enter(f"{index:03d}", 0, point) for index, point in enumerate(points)} == {"pause"}
+    promoted = [int(name) for name in promotions(asha)]
+    assert len(promoted) == len(set(promoted)) == len(points) // eta
+    rank = ranks(points)
+    left = set(range(len(points))) - set(promoted)
+    assert all(rank[one] <= rank[other] for one in promoted for other in left)
+    assert [rank[one] for one in promoted] == sorted(rank[one] for one in promoted)
+
+
+@given(POINTS, ETAS)
+def test_a_paused_newcomer_that_dominates_all_is_promoted_once_there_are_enough(
+    points: list[tuple[float, float]], eta: int
+) -> None:
+    asha = PromotionASHA(rungs=2, eta=eta)
+    for index, point in enumerate([*points, (2.0, 2.0)]):
+        asha.enter(f"{index:03d}", 0, point)
+    assert (asha.next_promotion() == f"{len(points):03d}") == (len(points) + 1 >= eta)
+
+
+def test_higher_rungs_are_promoted_first_and_a_late_arrival_can_lift_an_early_one() -> None:
+    asha = PromotionASHA(rungs=3, eta=2)
+    asha.enter("a", 0, (0.3, 0.3))
+    assert asha.next_promotion() is None
+    asha.enter("b", 0, (0.1, 0.1))
+    assert promotions(asha) == ["a"]
+    asha.enter("c", 0, (0.2, 0.2))
+    assert promotions(asha) == []
+    asha.enter("d", 0, (0.0, 0.0))
+    assert asha.next_promotion() == "c"
+    asha.enter("a", 1, (0.3, 0.3))
+    asha.enter("x", 1, (0.1, 0.1))
+    assert promotions(asha) == ["a", "c"]
+
+
+def test_a_paused_trial_without_a_number_is_promoted_last() -> None:
+    asha = PromotionASHA(rungs=2, eta=2)
+    for name, value in (("a", math.nan), ("b", 0.1), ("c", 0.2), ("d", math.nan)):
+        asha.enter(name, 0, (value,))
+    assert promotions(asha) == ["c", "b"]
 
 
 @pytest.mark.parametrize("eta", [2, 3])

@@ -140,6 +140,25 @@ def test_what_goes_wrong_on_test_is_told_and_moves_nobody_off_the_front(finished
     assert open_study(study).pareto_front()["trial_id"] == front
 
 
+def test_promotion_runs_to_the_last_trial_with_fewer_slots_than_trials(tmp_path: Path) -> None:
+    scheduler = {"kind": "promotion", "eta": 2, "first_rung": 1}
+    study = search(tiny(trials=9, scheduler=scheduler, resources={"workers": 2}), str(tmp_path / "study"))
+    trials = rows(study.trials())
+    assert {row["state"] for row in trials} == {"completed", "stopped"}
+    # Half of those at a rung at least: who was promoted early stays promoted when better ones come.
+    assert sum(row["rung"] >= 1 for row in trials) >= 4
+    assert sum(row["state"] == "completed" for row in trials) >= 2
+    # A trial that was paused and promoted is the trial that never paused.
+    row = next(row for row in trials if row["state"] == "completed")
+    config = TrialConfig(trial_id=row["trial_id"], seed=row["seed"], values=json.loads(row["config"]))
+    bare = run_trial(config, StudySpec.from_dict(study.spec), load_dataset("digits"))[-1]
+    assert (bare.verified_auc, bare.nonzero_weights, bare.n_unknown) == (
+        row["verified_auc"],
+        row["nonzero_weights"],
+        row["n_unknown"],
+    )
+
+
 def test_one_worker_and_one_seed_give_one_study(tmp_path: Path) -> None:
     first, second = (
         search(tiny(trials=6, resources={"workers": 1}), str(tmp_path / name)) for name in ("first", "second")

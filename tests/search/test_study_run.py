@@ -52,8 +52,8 @@ def measured(config: TrialConfig, rung: int, spec: StudySpec) -> Record:
 
 def run_one_after_the_other(run: StudyRun, spec: StudySpec) -> None:
     """What one worker does: a trial at a time; trial 3 fails at its first rung."""
-    while not run.all_asked:
-        config, checkpoint = run.next_trial()
+    while (assignment := run.next_trial()) is not None:
+        config, checkpoint = assignment
         run.started(config.trial_id)
         rung = 0 if checkpoint is None else int(checkpoint.rpartition("-")[2]) + 1
         if config.trial_id == "00003":
@@ -61,19 +61,23 @@ def run_one_after_the_other(run: StudyRun, spec: StudySpec) -> None:
             continue
         while run.reported(measured(config, rung, spec)) == "continue":
             rung += 1
+    assert run.finished
 
 
 def told(events: list[Record]) -> list[dict[str, Any]]:
     return [{name: value for name, value in event.to_dict().items() if name != "time"} for event in events]
 
 
+@pytest.mark.parametrize("kind", ["stopping", "promotion", "none"])
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
-def test_a_study_that_is_cut_after_any_event_goes_on_as_if_it_were_not(sampler: str) -> None:
-    spec = tiny(sampler=sampler)
+def test_a_study_that_is_cut_after_any_event_goes_on_as_if_it_were_not(sampler: str, kind: str) -> None:
+    spec = tiny(sampler=sampler, scheduler={"kind": kind, "eta": 2, "first_rung": 1})
     whole = Memory()
     run_one_after_the_other(StudyRun(spec, whole), spec)
     states = {event.state for event in whole.events if event.event != "report"}
-    assert {"stopped", "completed", "failed"} <= states
+    assert {"completed", "failed"} <= states
+    assert ("stopped" in states) == (kind != "none")
+    assert ("paused" in states) == (kind == "promotion")
     for cut in range(len(whole.events)):
         store = Memory(room=cut)
         with pytest.raises(OSError, match="cut here"):
