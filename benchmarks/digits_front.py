@@ -112,6 +112,12 @@ def report() -> None:
     states = [[row["state"] for row in raw["trials"]] for raw in raws["sparse"]]
     stopped = [sum(state == "stopped" for state in study) / len(study) for study in states]
     print(f"\nstopped early, share of trials per seed: {', '.join(f'{share:.0%}' for share in stopped)}")
+    for band in BANDS:
+        inside = [
+            sum(row["state"] == "completed" and band.low <= row["sparsity"] < band.high for row in raw["trials"])
+            for raw in raws["sparse"]
+        ]
+        print(f"completed at sparsity {band.name}, per seed: {', '.join(map(str, inside))}")
     print(f"seconds per study: {', '.join(str(raw['seconds']) for raw in raws['sparse'])}")
     seeds = json.loads((RAW / "dense-seeds.json").read_text())
     print("dense starting point, three seeds, verified on test:", ", ".join(f"{row['test']:.1%}" for row in seeds))
