@@ -102,6 +102,8 @@ class Fold:
         for name in IDENTITY:
             columns[name] = pc.coalesce(columns[name], self._take(name, self._proposed[trial]))
         columns["state"] = self._state.take(pa.array(trial))
+        kept = pa.array(np.isin(chosen, self._measured[trial]))
+        columns["checkpoint"] = self._existing(pc.if_else(kept, columns["checkpoint"], None), columns["state"])
         return pa.table(columns, schema=RECORD_SCHEMA)
 
     @cached_property
@@ -115,6 +117,7 @@ class Fold:
             columns[name] = pc.coalesce(self._take(name, self._proposed), self._take(name, self._measured))
         columns["trial_id"] = self._trial_ids
         columns["state"] = self._state
+        columns["checkpoint"] = self._existing(columns["checkpoint"], self._state)
         columns["decision"] = self._take("decision", self._last(self._is("event", "decision")))
         failure = self._take("error", self._last(self._is("event", "failed")))
         failed = pc.equal(self._state, "failed")
@@ -144,6 +147,11 @@ class Fold:
         waiting = pc.fill_null(pc.equal(stated, "pending"), True)
         state = pc.if_else(waiting, pc.if_else(begun, "running", "pending"), stated)
         return state.combine_chunks() if isinstance(state, pa.ChunkedArray) else state
+
+    def _existing(self, checkpoint: pa.Array, state: pa.Array) -> pa.Array:
+        """Checkpoints that are there: the last one of a trial, unless it was stopped or has failed."""
+        ended = pc.is_in(state, value_set=pa.array(["stopped", "failed"]))
+        return pc.if_else(ended, pa.scalar(None, pa.string()), checkpoint)
 
     def _is(self, column: str, word: str) -> NDArray[np.bool_]:
         mask: NDArray[np.bool_] = pc.fill_null(pc.equal(self.events[column], word), False).to_numpy()

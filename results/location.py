@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -57,9 +58,10 @@ class Location:
         infos = self.filesystem.get_file_info(fs.FileSelector(self.path(folder), allow_not_found=True))
         return sorted(Entry(info.base_name, info.size or 0) for info in infos if info.is_file)
 
-    def folders(self) -> list[str]:
-        """Names of the folders directly inside."""
-        infos = self.filesystem.get_file_info(fs.FileSelector(self.root, allow_not_found=True))
+    def folders(self, folder: str = "") -> list[str]:
+        """Names of the folders directly inside, or inside a folder of it."""
+        inside = self.path(folder) if folder else self.root
+        infos = self.filesystem.get_file_info(fs.FileSelector(inside, allow_not_found=True))
         return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
 
     def has(self, relative: str) -> bool:
@@ -82,6 +84,11 @@ class Location:
             stream = self.filesystem.open_output_stream(path)
         with stream:
             stream.write(data)
+
+    def remove_folder(self, relative: str) -> None:
+        """Remove a folder with all that is in it; one that is not there is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_dir(self.path(relative))
 
     def replace(self, relative: str, data: bytes) -> None:
         """A file with that content, durable on return, in place of one that may be there already."""

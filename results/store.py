@@ -114,6 +114,11 @@ class Store:
         with storage_errors(f"write to {self.uri}", _WRITE_REMEDY):
             self.location.replace(paths.STUDY_FILE, to_json(self.manifest))
 
+    def discard_checkpoint(self, path: str) -> None:
+        """Remove a checkpoint that nothing needs any more: after the event that says so, never before it."""
+        with storage_errors(f"write to {self.uri}", _WRITE_REMEDY):
+            self.location.remove_folder(paths.check_checkpoint(path))
+
     def append(self, records: Record | Iterable[Record]) -> None:
         """Adds events; they are durable when this returns. Safe to call from several threads.
 

@@ -29,7 +29,7 @@ from ..spaces.datasets import Dataset, load_dataset
 from ..trainables import Trial, check_space
 from ..trainables.ray_trainable import Gate, RayTrial, failed_record
 from .cluster import check_resources, connection, slots, workers
-from .ray_adapters import StartCallback, StudyScheduler, StudySearcher
+from .ray_adapters import StudyCallback, StudyScheduler, StudySearcher
 from .study_run import StudyRun
 
 WORKER_RETRIES = 2
@@ -155,7 +155,7 @@ def _run_trials(run: StudyRun, location: Location, data: Any, at_once: int, allo
                 name="run",
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[StartCallback(run)],
+                callbacks=[StudyCallback(run)],
                 failure_config=tune.FailureConfig(max_failures=WORKER_RETRIES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=False),
             ),

@@ -65,20 +65,22 @@ class StudyScheduler(FIFOScheduler):
         decision = self._run.reported(record)
         return str(TrialScheduler.CONTINUE if decision == "continue" else TrialScheduler.STOP)
 
-    def on_trial_error(self, tune_controller: Any, trial: RayTrial) -> None:
-        """The worker died more often than is forgiven; errors of the trial itself arrive as results."""
-        died = "the worker process died repeatedly: it was killed or ran out of memory"
-        self._run.failed(_trial_id(trial), died)
 
+class StudyCallback(Callback):
+    """Passes on that a trial has begun to run, and that its worker died more often than is forgiven.
 
-class StartCallback(Callback):
-    """Passes on that a trial has begun to run: until its first report nothing else would tell."""
+    A scheduler hears of every death, also of those after which the trial goes on from its checkpoint.
+    """
 
     def __init__(self, run: StudyRun) -> None:
         self._run = run
 
     def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
         self._run.started(_trial_id(trial))
+
+    def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
+        died = "the worker process died repeatedly: it was killed or ran out of memory"
+        self._run.failed(_trial_id(trial), died)
 
 
 def _trial_id(trial: RayTrial) -> str:

@@ -140,6 +140,8 @@ class StudyRun:
         if known is not None and _rung(record) <= _rung(known):
             return "continue"
         self._append(record)
+        if known is not None:
+            self._discard(known)
         decision = self._judge(record)
         self._decided(record.trial_id, decision, record.rung)
         self._tell(record.trial_id)
@@ -150,13 +152,10 @@ class StudyRun:
         self._append(record)
 
     def failed(self, trial_id: str, error: str) -> None:
-        """A trial has ended with an error; the study goes on. Ray tells of a dead worker twice; once counts."""
-        before = self._states[trial_id]
-        if before == "failed":
-            return
+        """A trial has ended with an error; the study goes on."""
         self._append(Record(event="failed", trial_id=trial_id, error=error))
-        if before not in OVER:
-            self._tell(trial_id)
+        self._tell(trial_id)
+        self._discard(self._reports.get(trial_id))
 
     def replay(self, events: Iterable[Record]) -> None:
         """Rebuild this state from the events of a store, in their order of arrival; nothing is appended for them.
@@ -165,10 +164,10 @@ class StudyRun:
         way are handed out first.
         """
         undecided: dict[str, tuple[str, int | None]] = {}
+        superseded: list[Record] = []
         for event in events:
             if event.split == "test":
                 continue
-            over_before = self._states.get(event.trial_id) in OVER
             if event.event == "proposed":
                 config = _config(event)
                 self._sampler.ask_again(len(self._configs), config)
@@ -178,9 +177,15 @@ class StudyRun:
                 self._asha.promoted(event.trial_id)
             if event.event == "report":
                 undecided[event.trial_id] = (self._judge(event), event.rung)
-            elif event.event != "proposed" and event.decision != "start" and not over_before:
+            elif event.event != "proposed" and event.decision != "start":
                 undecided.pop(event.trial_id, None)
                 self._tell(event.trial_id)
+            if event.event == "report":
+                superseded.append(event)
+        # What was due to be removed when the driver was killed.
+        for report in superseded:
+            if self._states[report.trial_id] in ("stopped", "failed") or self._reports[report.trial_id] is not report:
+                self._discard(report)
         for trial_id, (decision, rung) in undecided.items():
             self._decided(trial_id, decision, rung)
             self._tell(trial_id)
@@ -209,6 +214,13 @@ class StudyRun:
     def _decided(self, trial_id: str, decision: str, rung: int | None) -> None:
         state = STATE_AFTER[decision]
         self._append(Record(event="decision", trial_id=trial_id, decision=decision, state=state, rung=rung))
+        if decision == "stop":
+            self._discard(self._reports[trial_id])
+
+    def _discard(self, report: Record | None) -> None:
+        """Remove the checkpoint of a report that is superseded, or whose trial is over without a result."""
+        if report is not None and report.checkpoint is not None:
+            self._store.discard_checkpoint(report.checkpoint)
 
     def _append(self, record: Record) -> None:
         self._may_write()

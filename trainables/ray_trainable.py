@@ -18,6 +18,7 @@ from ..results import Record
 from ..results.location import Location
 from ..spaces import StudySpec, TrialConfig
 from ..spaces.datasets import Dataset
+from .checkpoint import STATE
 from .errors import TrialError
 from .trial import Trial
 
@@ -109,8 +110,21 @@ class RayTrial(tune.Trainable):
     def _build(self) -> Trial:
         trial = Trial(self._config, self._spec, self._data, location=self._location, allow_code=self._allow_code)
         if self._checkpoint is not None:
-            trial.restore(self._checkpoint)
+            trial.restore(standing_checkpoint(self._location, self._checkpoint))
         return trial
+
+
+def standing_checkpoint(location: Location, path: str) -> str:
+    """`path`, or the newest checkpoint of the same trial where that one has been removed.
+
+    The driver removes a checkpoint when the report of the next one has arrived, which may be before Ray has learnt of
+    the next one: a worker that dies in between is restored by the older pointer.
+    """
+    if location.has(f"{path}/{STATE}"):
+        return path
+    folder = path.rpartition("/")[0]
+    rungs = [name for name in location.folders(folder) if location.has(f"{folder}/{name}/{STATE}")]
+    return f"{folder}/{max(rungs, key=lambda name: int(name.rpartition('-')[2]))}" if rungs else path
 
 
 def failed_record(trial_id: str, error: Exception) -> Record:

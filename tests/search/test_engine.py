@@ -1,7 +1,12 @@
 """Whole studies on Ray, small ones."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +126,14 @@ def test_the_checkpoint_of_a_completed_trial_holds_its_weights(finished: Path) -
         assert nonzero == row["nonzero_weights"] <= checkpoint.mask.kept
 
 
+def test_a_checkpoint_in_a_row_is_there_and_there_is_no_other(finished: Path) -> None:
+    study = open_study(finished)
+    named = {row["checkpoint"] for row in rows(study.trials())} - {None}
+    assert {row["checkpoint"] for row in rows(study.reports())} - {None} == named
+    assert {str(path.parent.relative_to(finished)) for path in finished.glob("checkpoints/*/*/state.json")} == named
+    assert len(named) == sum(row["state"] == "completed" for row in rows(study.trials()))
+
+
 def test_nothing_in_a_study_is_a_pickle(finished: Path) -> None:
     endings = {path.suffix for path in finished.rglob("*") if path.is_file()}
     assert endings <= {".json", ".jsonl", ".parquet", ".safetensors", ".png"}
@@ -157,6 +170,43 @@ def test_promotion_runs_to_the_last_trial_with_fewer_slots_than_trials(tmp_path:
         row["nonzero_weights"],
         row["n_unknown"],
     )
+
+
+def ray_workers() -> list[int]:
+    """Process ids of the trial workers that this process has started."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    processes = [line.split(None, 2) for line in listed.splitlines()[1:]]
+    below = {os.getpid()}
+    while more := {int(pid) for pid, parent, _ in processes if int(parent) in below} - below:
+        below |= more
+    return [int(pid) for pid, _, name in processes if int(pid) in below and name.startswith("ray::ResourceTrainable")]
+
+
+def test_a_worker_that_is_killed_leaves_no_trace_in_the_records(tmp_path: Path) -> None:
+    path = tmp_path / "study"
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        while len(list(path.glob("checkpoints/*/*/state.json"))) < 2:
+            time.sleep(0.01)
+        # Between two tasks a worker has another name.
+        while not (found := ray_workers()):
+            time.sleep(0.01)
+        os.kill(found[0], signal.SIGKILL)
+        killed.append(found[0])
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    study = search(tiny(trials=4, scheduler={"kind": "none"}, epochs=60, resources={"workers": 1}), str(path))
+    killer.join(timeout=1)
+    assert killed
+    assert study.trials()["state"].to_pylist() == ["completed"] * 4
+    reports = [row for row in rows(study.reports()) if row["split"] == "validation"]
+    assert len({(row["trial_id"], row["rung"]) for row in reports}) == len(reports) == 4
+    for row in reports:
+        config = TrialConfig(trial_id=row["trial_id"], seed=row["seed"], values=json.loads(row["config"]))
+        bare = run_trial(config, StudySpec.from_dict(study.spec), load_dataset("digits"))[row["rung"]]
+        assert (bare.verified_auc, bare.n_unknown) == (row["verified_auc"], row["n_unknown"])
 
 
 def test_one_worker_and_one_seed_give_one_study(tmp_path: Path) -> None:

@@ -18,12 +18,17 @@ class Memory:
 
     def __init__(self, room: int | None = None) -> None:
         self.events: list[Record] = []
+        self.checkpoints: set[str] = set()
         self._room = room
 
     def append(self, records: list[Record]) -> None:
         if self._room is not None and len(self.events) >= self._room:
             raise OSError("cut here")
         self.events.extend(records)
+        self.checkpoints |= {record.checkpoint for record in records if record.checkpoint is not None}
+
+    def discard_checkpoint(self, path: str) -> None:
+        self.checkpoints.discard(path)
 
 
 def tiny(**changes: object) -> StudySpec:
@@ -84,11 +89,22 @@ def test_a_study_that_is_cut_after_any_event_goes_on_as_if_it_were_not(sampler: 
             run_one_after_the_other(StudyRun(spec, store), spec)
         assert told(store.events) == told(whole.events[:cut])
         again = Memory()
-        again.events = list(store.events)
+        again.events, again.checkpoints = list(store.events), set(store.checkpoints)
         run = StudyRun(spec, again)
         run.replay(list(store.events))
         run_one_after_the_other(run, spec)
         assert told(again.events) == told(whole.events)
+        assert again.checkpoints == whole.checkpoints
+
+
+@pytest.mark.parametrize("kind", ["stopping", "promotion"])
+def test_the_last_checkpoint_of_a_completed_trial_stays_and_no_other(kind: str) -> None:
+    spec = tiny(scheduler={"kind": kind, "eta": 2, "first_rung": 1})
+    store = Memory()
+    run = StudyRun(spec, store)
+    run_one_after_the_other(run, spec)
+    completed = [trial_id for trial_id, state in run.states.items() if state == "completed"]
+    assert store.checkpoints == {f"checkpoints/{trial_id}/rung-{len(spec.rungs) - 1}" for trial_id in completed}
 
 
 def test_a_finished_study_can_be_extended_and_nothing_is_done_again() -> None:

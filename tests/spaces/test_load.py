@@ -40,7 +40,7 @@ def test_presets_are_whole(name: str) -> None:
     assert (sparsity.scale, sparsity.high) == ("log-complement", 0.995)
     for seed in range(20):
         spec.space.check_point(spec.space.random(np.random.default_rng(seed)), complete=True)
-    assert 3 <= len(spec.rungs) <= 4
+    assert 2 <= len(spec.rungs) <= 4
 
 
 def test_digits_is_the_default() -> None:

@@ -114,7 +114,7 @@ def test_constants_are_what_decides_the_network() -> None:
         ),
         ({"sampler": "grid"}, "sampler must be 'tpe', 'nsga2' or 'random', got 'grid'"),
         ({"scheduler": {"eta": 1}}, r"scheduler\.eta must be at least 2, got 1"),
-        ({"scheduler": {"kind": "asha"}}, r"scheduler\.kind must be 'stopping' or 'none', got 'asha'"),
+        ({"scheduler": {"kind": "asha"}}, r"scheduler\.kind must be 'stopping', 'promotion' or 'none', got 'asha'"),
         ({"scheduler": {"first_rung": 28}}, r"scheduler\.first_rung must be at most epochs, 27, got 28"),
         ({"verification": {"stages": ["pgd"]}}, r"verification\.stages must have one that proves"),
         ({"verification": {"stages": []}}, r"verification\.stages must have one that proves .* got none"),

@@ -14,6 +14,7 @@ from sparsevlr.trainables import Diverged, Trial, run_trial
 from sparsevlr.trainables.checkpoint import Checkpoint
 from sparsevlr.trainables.errors import CheckpointError
 from sparsevlr.trainables.pruning import kept_weights
+from sparsevlr.trainables.ray_trainable import standing_checkpoint
 from sparsevlr.trainables.verification.crown import Crown
 
 TIMES = ("time", "train_seconds", "verify_seconds")
@@ -162,6 +163,16 @@ def test_a_checkpoint_of_another_configuration_or_a_damaged_one_is_refused(
     weights.unlink()
     with pytest.raises(CheckpointError, match="cannot be read"):
         Trial(config(), spec, digits, location=location).restore(path)
+
+
+def test_a_removed_checkpoint_gives_way_to_the_newest(spec: StudySpec, digits: Dataset, tmp_path: Path) -> None:
+    location = study(tmp_path / "study")
+    paths = [str(record.checkpoint) for record in run_trial(config(), spec, digits, location=location)]
+    assert standing_checkpoint(location, paths[0]) == paths[0]
+    location.remove_folder(paths[0])
+    assert standing_checkpoint(location, paths[0]) == paths[2]
+    (tmp_path / "study" / paths[2] / "state.json").unlink()
+    assert standing_checkpoint(location, paths[0]) == paths[1]
 
 
 def test_the_test_split_is_scored_on_demand_only(spec: StudySpec, digits: Dataset) -> None:
