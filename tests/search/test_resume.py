@@ -41,16 +41,15 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
     )
 
 
-@pytest.mark.parametrize("checkpoints", [5])
 def test_after_kill_9_of_the_whole_process_group_nothing_is_lost_doubled_or_done_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoints: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "STALE_SECONDS", 3.0)
     process = start(tmp_path)
     study = tmp_path / "killed"
     try:
         deadline = time.monotonic() + 120
-        while len(list(study.glob("checkpoints/*/*/state.json"))) < checkpoints:
+        while len(list(study.glob("checkpoints/*"))) < 4:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
