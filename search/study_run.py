@@ -134,8 +134,11 @@ class StudyRun:
     def reported(self, record: Record) -> str:
         """A rung is reached on the validation split: `continue`, `pause`, `stop` or `complete`.
 
-        A report that arrives twice, as happens after a worker's retry, is not stored again and changes no rung.
+        A report that arrives twice, as happens after a worker's retry, is not stored again and changes no rung. When a
+        worker dies between a report and its end, Ray may run a trial on that is over or paused here: it is stopped.
         """
+        if self._states[record.trial_id] not in UNDER_WAY:
+            return "stop"
         known = self._reports.get(record.trial_id)
         if known is not None and _rung(record) <= _rung(known):
             return "continue"
@@ -152,7 +155,9 @@ class StudyRun:
         self._append(record)
 
     def failed(self, trial_id: str, error: str) -> None:
-        """A trial has ended with an error; the study goes on."""
+        """A trial has ended with an error; the study goes on. What is over or paused here cannot fail any more."""
+        if self._states[trial_id] not in UNDER_WAY:
+            return
         self._append(Record(event="failed", trial_id=trial_id, error=error))
         self._tell(trial_id)
         self._discard(self._reports.get(trial_id))

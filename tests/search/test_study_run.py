@@ -148,6 +148,21 @@ def test_a_report_that_arrives_twice_is_stored_once() -> None:
     assert len(store.events) == events
 
 
+@pytest.mark.parametrize("kind", ["none", "promotion"])
+def test_what_ray_runs_on_after_a_worker_died_too_late_changes_nothing(kind: str) -> None:
+    spec = tiny(scheduler={"kind": kind, "eta": 2, "first_rung": 1})
+    store = Memory()
+    run = StudyRun(spec, store)
+    config, _ = run.next_trial()
+    run.started(config.trial_id)
+    assert run.reported(measured(config, 0, spec)) == {"none": "complete", "promotion": "pause"}[kind]
+    events = len(store.events)
+    for rung in (0, len(spec.rungs) - 1):
+        assert run.reported(measured(config, rung, spec)) == "stop"
+    run.failed(config.trial_id, "there is nothing left to train")
+    assert len(store.events) == events
+
+
 def test_a_trial_below_its_target_sparsity_is_not_compared() -> None:
     spec = tiny()
     run = StudyRun(spec, Memory())
