@@ -169,7 +169,7 @@ class StudyRun:
         way are handed out first.
         """
         undecided: dict[str, tuple[str, int | None]] = {}
-        superseded: list[Record] = []
+        reports: list[Record] = []
         for event in events:
             if event.split == "test":
                 continue
@@ -182,13 +182,12 @@ class StudyRun:
                 self._asha.promoted(event.trial_id)
             if event.event == "report":
                 undecided[event.trial_id] = (self._judge(event), event.rung)
+                reports.append(event)
             elif event.event != "proposed" and event.decision != "start":
                 undecided.pop(event.trial_id, None)
                 self._tell(event.trial_id)
-            if event.event == "report":
-                superseded.append(event)
         # What was due to be removed when the driver was killed.
-        for report in superseded:
+        for report in reports:
             if self._states[report.trial_id] in ("stopped", "failed") or self._reports[report.trial_id] is not report:
                 self._discard(report)
         for trial_id, (decision, rung) in undecided.items():
