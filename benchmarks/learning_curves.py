@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -55,7 +54,6 @@ def configurations(spec: StudySpec) -> list[TrialConfig]:
 
 def record(preset: str, config: TrialConfig) -> dict[str, Any]:
     torch.set_num_threads(1)
-    os.nice(5)
     spec, data = load_spec(preset), load_dataset(load_spec(preset).data)
     line: dict[str, Any] = {"trial_id": config.trial_id, "seed": config.seed, "config": json.loads(config.values_json())}
     try:
@@ -90,7 +88,7 @@ def curve(config: TrialConfig, spec: StudySpec, data: Dataset) -> dict[str, Any]
     ends = {}
     for name, split in (("validation", data.validation), ("test", data.test)):
         started = time.process_time()
-        ends[name] = scores(training, spec, data, split, cascade_options(spec))
+        ends[name] = scores(training, spec, data, split, cascade_options(spec, spec.verification.stages))
         verify_seconds = time.process_time() - started
         ends[name]["verify_seconds"] = round(verify_seconds, 3)
     return {"target_sparsity": config.target_sparsity, "curve": rows, **ends}
@@ -131,7 +129,7 @@ def main() -> None:
     (RAW / f"{asked.preset}.spec.json").write_text(json.dumps(spec.to_dict(), indent=1) + "\n")
     done = {json.loads(line)["trial_id"] for line in file.read_text().splitlines()} if file.exists() else set()
     missing = [config for config in configurations(spec) if config.trial_id not in done]
-    with ProcessPoolExecutor(asked.workers, mp_context=get_context("spawn"), max_tasks_per_child=20) as pool:
+    with ProcessPoolExecutor(asked.workers, mp_context=get_context("spawn")) as pool:
         for future in as_completed([pool.submit(record, asked.preset, config) for config in missing]):
             line = future.result()
             with file.open("a") as lines:

@@ -2,7 +2,7 @@
 
 from typing import Literal, final
 
-from pydantic import Field, StrictFloat, StrictInt, field_validator, model_validator
+from pydantic import Field, StrictFloat, StrictInt, ValidationInfo, field_validator, model_validator
 
 from .errors import SpecError
 from .model import SpecModel
@@ -64,7 +64,9 @@ class Verification(SpecModel):
     Attributes:
         samples: how many samples of the validation split are scored at each rung; all by default.
         test_samples: the same of the test split, scored once for the final front.
-        stages: after the natural error, in this order; each sees only what is still undecided.
+        stages: at the end of training, after the natural error, in this order; each sees only what is still undecided.
+        rung_stages: the same at the rungs before. Half-trained networks leave most samples undecided, for which dear
+            stages cost more than the training; what the cheap ones prove is enough to rank by.
         pgd_steps, pgd_restarts: of the attack.
         max_crown_samples, max_alpha_crown_samples: undecided samples that these stages may take at each report, those
             closest to a proof first; the others stay unknown. All by default.
@@ -77,6 +79,7 @@ class Verification(SpecModel):
     samples: StrictInt | None = Field(default=None, ge=1)
     test_samples: StrictInt | None = Field(default=None, ge=1)
     stages: tuple[Stage, ...] = ("ibp", "pgd", "crown-ibp", "crown")
+    rung_stages: tuple[Stage, ...] = ("ibp", "crown-ibp")
     pgd_steps: StrictInt = Field(default=20, ge=1)
     pgd_restarts: StrictInt = Field(default=1, ge=1)
     max_crown_samples: StrictInt | None = Field(default=None, ge=0)
@@ -86,14 +89,15 @@ class Verification(SpecModel):
     audit: StrictInt | None = Field(default=32, ge=0)
     batch_size: StrictInt = Field(default=256, ge=1)
 
-    @field_validator("stages")
+    @field_validator("stages", "rung_stages")
     @classmethod
-    def _check_stages(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    def _check_stages(cls, stages: tuple[Stage, ...], field: ValidationInfo) -> tuple[Stage, ...]:
         if len(set(stages)) < len(stages):
-            raise SpecError(f"stages must name each stage once, got {listed(stages)}")
+            raise SpecError(f"{field.field_name} must name each stage once, got {listed(stages)}")
         if not set(stages) & set(BOUND_STAGES):
             raise SpecError(
-                f"stages must have one that proves ({listed(BOUND_STAGES)}), got {listed(stages) or 'none'}"
+                f"{field.field_name} must have one that proves ({listed(BOUND_STAGES)}), "
+                f"got {listed(stages) or 'none'}"
             )
         return stages
 

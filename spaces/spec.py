@@ -169,8 +169,9 @@ class StudySpec(SpecModel):
         first = self.scheduler.first_rung
         if self.scheduler.kind == "stopping" and first is not None and first > self.epochs:
             raise SpecError(f"scheduler.first_rung must be at most epochs, {self.epochs}, got {first}")
-        if "adversarial_accuracy" in self.objectives and "pgd" not in self.verification.stages:
-            raise SpecError("objectives has adversarial_accuracy, which needs the stage pgd in verification.stages")
+        for key in ("stages", "rung_stages"):
+            if "adversarial_accuracy" in self.objectives and "pgd" not in getattr(self.verification, key):
+                raise SpecError(f"objectives has adversarial_accuracy, which needs the stage pgd in verification.{key}")
         for index, point in enumerate(self.starting_points):
             try:
                 self.space.check_point(point)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
 import torch
@@ -106,7 +106,8 @@ class Trial:
         chosen = fixed_subset(len(split.y), limit, split_name)
         x = torch.from_numpy(split.x[chosen]).to(self._device)
         y = torch.from_numpy(split.y[chosen]).to(self._device)
-        options = cascade_options(spec)
+        last = rung == len(spec.rungs) - 1
+        options = cascade_options(spec, spec.verification.stages if last else spec.verification.rung_stages)
         started = time.perf_counter()
         self._check_finite(x, options.batch_size)
         scores = verify(
@@ -211,6 +212,7 @@ def _unbounded(scores: Verification) -> str | None:
     return "; ".join(f"{count} samples unknown: {reason}" for reason, count in reasons.most_common(3)) or None
 
 
-def cascade_options(spec: StudySpec) -> CascadeOptions:
-    """The verification cascade that a study asks for."""
-    return CascadeOptions(**{field.name: getattr(spec.verification, field.name) for field in fields(CascadeOptions)})
+def cascade_options(spec: StudySpec, stages: Sequence[str]) -> CascadeOptions:
+    """The verification cascade that a study asks for, with these of its stages."""
+    asked = {field.name: getattr(spec.verification, field.name) for field in fields(CascadeOptions)}
+    return CascadeOptions(**asked | {"stages": tuple(stages)})

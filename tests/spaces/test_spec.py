@@ -110,8 +110,9 @@ def test_constants_are_what_decides_the_network() -> None:
         ({"objectives": "sparsity"}, "objectives must be a list, got 'sparsity'"),
         (
             {"objectives": ["adversarial_accuracy"], "verification": {"stages": ["ibp"]}},
-            "objectives has adversarial_accuracy, which needs the stage pgd",
+            "objectives has adversarial_accuracy, which needs the stage pgd in verification.stages",
         ),
+        ({"objectives": ["adversarial_accuracy"]}, r"objectives has .*, which needs the stage pgd in verification\.rung_stages"),
         ({"sampler": "grid"}, "sampler must be 'tpe', 'nsga2' or 'random', got 'grid'"),
         ({"scheduler": {"eta": 1}}, r"scheduler\.eta must be at least 2, got 1"),
         ({"scheduler": {"kind": "asha"}}, r"scheduler\.kind must be 'stopping', 'promotion' or 'none', got 'asha'"),
@@ -119,6 +120,7 @@ def test_constants_are_what_decides_the_network() -> None:
         ({"verification": {"stages": ["pgd"]}}, r"verification\.stages must have one that proves"),
         ({"verification": {"stages": []}}, r"verification\.stages must have one that proves .* got none"),
         ({"verification": {"stages": ["ibp", "ibp"]}}, r"verification\.stages must name each stage once"),
+        ({"verification": {"rung_stages": ["pgd"]}}, r"verification\.rung_stages must have one that proves"),
         ({"verification": {"stages": ["milp"]}}, r"verification\.stages\[0\] must be 'ibp', .* got 'milp'"),
         ({"verification": {"grid": [0.5, 0.5]}}, r"verification\.grid must be growing fractions"),
         ({"verification": {"grid": [0, 1]}}, r"verification\.grid must be growing fractions"),
