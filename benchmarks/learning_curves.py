@@ -55,7 +55,11 @@ def configurations(spec: StudySpec) -> list[TrialConfig]:
 def record(preset: str, config: TrialConfig) -> dict[str, Any]:
     torch.set_num_threads(1)
     spec, data = load_spec(preset), load_dataset(load_spec(preset).data)
-    line: dict[str, Any] = {"trial_id": config.trial_id, "seed": config.seed, "config": json.loads(config.values_json())}
+    line: dict[str, Any] = {
+        "trial_id": config.trial_id,
+        "seed": config.seed,
+        "config": json.loads(config.values_json()),
+    }
     try:
         return line | curve(config, spec, data)
     except TrialError as error:

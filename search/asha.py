@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Sequence
-from typing import final
+from itertools import islice
+from typing import NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..results.pareto import non_dominated_ranks, order_by_rank_and_spread
+
+RANKED_AT_ONCE = 7
+"""Bits of a rung's size that matter: above 2^7 entries, it is ranked when the size is a multiple of a power of two."""
 
 
 class ParetoASHA(ABC):
@@ -40,17 +45,22 @@ class ParetoASHA(ABC):
         """
 
     @abstractmethod
-    def promoted(self, trial: str) -> None:
-        """A paused trial goes on to the next rung."""
+    def leave(self, trial: str) -> None:
+        """A paused trial waits no longer: it is promoted, or stopped for good. It still counts where it is."""
 
     @abstractmethod
-    def next_promotion(self) -> str | None:
-        """The paused trial that should go on next, if any."""
+    def next_promotion(self, *, exact: bool = False) -> str | None:
+        """The paused trial that should go on next, if any.
 
-    def _ranked(self, rung: int) -> tuple[list[str], NDArray[np.float64]]:
-        """Names and values at a rung, sorted by name: fronts and ties depend on who has reported, not on who was
-        first."""
-        names = sorted(self._entries[rung])
+        Args:
+            exact: count every entry, even where a rung is so large that the latest ones would wait for the next
+                ranking; for when there is nothing else to run.
+        """
+
+    def _ranked(self, rung: int, count: int | None = None) -> tuple[list[str], NDArray[np.float64]]:
+        """Names and values of the first `count` entries at a rung (default: all), sorted by name: fronts and ties
+        depend on who has reported, not on who was first."""
+        names = sorted(islice(self._entries[rung], count))
         return names, np.array([self._entries[rung][name] for name in names], dtype=np.float64)
 
 
@@ -74,10 +84,10 @@ class StoppingASHA(ParetoASHA):
             goes_on = newcomer in order_by_rank_and_spread(points, count=math.ceil(len(names) / self._eta))
         return "continue" if goes_on else "stop"
 
-    def promoted(self, trial: str) -> None:
-        raise ValueError(f"nobody pauses here, so nobody is promoted; got {trial!r}")
+    def leave(self, trial: str) -> None:
+        raise ValueError(f"nobody pauses here; got {trial!r}")
 
-    def next_promotion(self) -> str | None:
+    def next_promotion(self, *, exact: bool = False) -> str | None:
         return None
 
 
@@ -86,38 +96,48 @@ class PromotionASHA(ParetoASHA):
     """Every trial pauses at every rung; it is promoted once it is among the best floor(n/eta) of the n trials there.
 
     Nobody is judged by who happened to report before: a trial that pauses now may be promoted when more is known.
-    Higher rungs come first, and within a rung the best.
+    Higher rungs come first, and within a rung the best. From 128 entries on a rung is ranked anew each time it has
+    grown by about 1 %, not at every report: which entries a ranking counts depends on their number alone.
     """
 
     def __init__(self, rungs: int, eta: float) -> None:
         super().__init__(rungs, eta)
-        self._promoted: list[set[str]] = [set() for _ in self._entries]
-        self._candidates: list[list[str] | None] = [None for _ in self._entries]
+        self._left: list[set[str]] = [set() for _ in self._entries]
+        self._rankings = [_Ranking(0, deque()) for _ in self._entries]
 
     def enter(self, trial: str, rung: int, values: Sequence[float]) -> str:
         self._entries[rung][trial] = tuple(values)
-        self._candidates[rung] = None
         return "pause"
 
-    def promoted(self, trial: str) -> None:
+    def leave(self, trial: str) -> None:
         rung = max(index for index, entries in enumerate(self._entries) if trial in entries)
-        self._promoted[rung].add(trial)
+        self._left[rung].add(trial)
 
-    def next_promotion(self) -> str | None:
+    def next_promotion(self, *, exact: bool = False) -> str | None:
         for rung in reversed(range(len(self._entries))):
-            for name in self._best(rung):
-                if name not in self._promoted[rung]:
-                    return name
+            best = self._best(rung, exact)
+            while best and best[0] in self._left[rung]:
+                best.popleft()
+            if best:
+                return best[0]
         return None
 
-    def _best(self, rung: int) -> list[str]:
-        best = self._candidates[rung]
-        if best is None:
-            names, points = self._ranked(rung)
-            count = math.floor(len(names) / self._eta)
-            best = [names[index] for index in order_by_rank_and_spread(points, count=count)] if count else []
-            self._candidates[rung] = best
-        return best
+    def _best(self, rung: int, exact: bool) -> deque[str]:
+        """The best 1/eta at a rung, best first, less those at the head who have left."""
+        count = len(self._entries[rung])
+        if not exact:
+            count -= count % (1 << max(0, count.bit_length() - RANKED_AT_ONCE))
+        if self._rankings[rung].count != count:
+            names, points = self._ranked(rung, count)
+            wanted = math.floor(count / self._eta)
+            order = order_by_rank_and_spread(points, count=wanted) if wanted else ()
+            self._rankings[rung] = _Ranking(count, deque(names[index] for index in order))
+        return self._rankings[rung].best
+
+
+class _Ranking(NamedTuple):
+    count: int
+    best: deque[str]
 
 
 SCHEDULERS: dict[str, type[ParetoASHA]] = {"stopping": StoppingASHA, "promotion": PromotionASHA}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler, NSGAIISampler, PartialFixedSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from ..results.record import DIRECTIONS
@@ -44,16 +44,19 @@ class Sampler:
     def ask(self, number: int) -> TrialConfig:
         """The configuration of trial `number`; each number is asked once, in rising order."""
         points = self._spec.starting_points
-        values = self._ask(number, f"{number:05d}", points[number] if number < len(points) else {})
+        values = self._ask(number, f"{number:05d}", points[number] if number < len(points) else {}, self._spec.sampler)
         seed = derived_seed(self._spec.seed, "trial", number) % 2**31
         return TrialConfig(trial_id=f"{number:05d}", seed=seed, values=values)
 
     def ask_again(self, number: int, config: TrialConfig) -> None:
         """Put a configuration that was asked for before into the place of trial `number`, as if it were asked now."""
-        self._ask(number, config.trial_id, config.values)
+        # NSGA-II notes generations in Optuna's study as it asks. The others have no memory, and fitting a model to be
+        # told what is known would make a replay slow.
+        kind = self._spec.sampler if self._spec.sampler == "nsga2" else "random"
+        self._ask(number, config.trial_id, config.values, kind)
 
-    def _ask(self, number: int, trial_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        self._study.sampler = self._sampler(number, given)
+    def _ask(self, number: int, trial_id: str, given: Mapping[str, Any], kind: str) -> dict[str, Any]:
+        self._study.sampler = self._sampler(number, given, kind)
         self._open[trial_id] = trial = self._study.ask()
 
         def draw(name: str, parameter: Parameter) -> Any:
@@ -74,7 +77,7 @@ class Sampler:
         else:
             self._study.tell(trial, state=TrialState.PRUNED if stopped else TrialState.FAIL)
 
-    def _sampler(self, number: int, starting_point: Mapping[str, Any]) -> BaseSampler:
+    def _sampler(self, number: int, starting_point: Mapping[str, Any], kind: str) -> BaseSampler:
         fixed: dict[str, Any] = {}
         for name, parameter in self._spec.space.parameters.items():
             if name in starting_point:
@@ -82,7 +85,7 @@ class Sampler:
             elif name == "sparsity" and isinstance(parameter, Float):
                 offset = derived_seed(self._spec.seed, "sparsity") / 2**63
                 fixed[name] = math.floor((offset + number * GOLDEN_RATIO) % 1.0 / UNIT_STEP) * UNIT_STEP
-        sampler = _SAMPLERS[self._spec.sampler](derived_seed(self._spec.seed, "ask", number) % 2**32)
+        sampler = _SAMPLERS[kind](derived_seed(self._spec.seed, "ask", number) % 2**32)
         if not fixed:
             return sampler
         with warnings.catch_warnings():
@@ -102,7 +105,13 @@ def _random(seed: int) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
-_SAMPLERS = {"tpe": _tpe, "nsga2": _nsga2, "random": _random}
+def _gp(seed: int) -> BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return GPSampler(seed=seed, n_startup_trials=10, deterministic_objective=False)
+
+
+_SAMPLERS = {"tpe": _tpe, "nsga2": _nsga2, "gp": _gp, "random": _random}
 
 
 def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:

@@ -93,15 +93,18 @@ class StudyRun:
         """
         if self._unfinished:
             return self._from_checkpoint(self._unfinished.popleft())
-        promotion = self._asha.next_promotion() if self._asha else None
+        more = len(self._configs) < self.spec.trials
+        promotion = self._asha.next_promotion(exact=not more) if self._asha else None
         if promotion is not None and self._asha is not None:
-            self._asha.promoted(promotion)
+            self._asha.leave(promotion)
             self._decided(promotion, "promote", self._reports[promotion].rung)
             return self._from_checkpoint(promotion)
-        if len(self._configs) < self.spec.trials:
+        if more:
             return self._new()
         if not any(state in UNDER_WAY for state in self._states.values()):
             for trial_id in [trial_id for trial_id, state in self._states.items() if state == "paused"]:
+                assert self._asha is not None
+                self._asha.leave(trial_id)
                 self._decided(trial_id, "stop", self._reports[trial_id].rung)
                 self._tell(trial_id)
         return None
@@ -177,9 +180,10 @@ class StudyRun:
                 config = _config(event)
                 self._sampler.ask_again(len(self._configs), config)
                 self._configs[config.trial_id] = config
+            waited = self._states.get(event.trial_id) == "paused"
             self._remember(event)
-            if event.decision == "promote" and self._asha is not None:
-                self._asha.promoted(event.trial_id)
+            if waited and self._asha is not None:
+                self._asha.leave(event.trial_id)
             if event.event == "report":
                 undecided[event.trial_id] = (self._judge(event), event.rung)
                 reports.append(event)

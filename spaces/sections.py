@@ -96,8 +96,7 @@ class Verification(SpecModel):
             raise SpecError(f"{field.field_name} must name each stage once, got {listed(stages)}")
         if not set(stages) & set(BOUND_STAGES):
             raise SpecError(
-                f"{field.field_name} must have one that proves ({listed(BOUND_STAGES)}), "
-                f"got {listed(stages) or 'none'}"
+                f"{field.field_name} must have one that proves ({listed(BOUND_STAGES)}), got {listed(stages) or 'none'}"
             )
         return stages
 

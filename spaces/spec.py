@@ -61,7 +61,7 @@ class StudySpec(SpecModel):
     objectives: tuple[StrictStr, ...] = Field(default=("verified_accuracy", "sparsity"), min_length=1)
     space: SearchSpace = Field(default_factory=lambda: SearchSpace(DEFAULT_SPACE))
     starting_points: tuple[Mapping[str, Any], ...] = ()
-    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
     scheduler: Scheduler = Scheduler()
     verification: Verification = Verification()
     resources: Resources = Resources()

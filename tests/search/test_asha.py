@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsevlr.results.pareto import order_by_rank_and_spread
 from sparsevlr.search.asha import PromotionASHA, StoppingASHA
 
 NUMBERS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
@@ -97,7 +98,7 @@ def promotions(asha: PromotionASHA) -> list[str]:
     """Promote as long as there is somebody to promote."""
     promoted = []
     while (name := asha.next_promotion()) is not None:
-        asha.promoted(name)
+        asha.leave(name)
         promoted.append(name)
     return promoted
 
@@ -139,6 +140,33 @@ def test_higher_rungs_are_promoted_first_and_a_late_arrival_can_lift_an_early_on
     asha.enter("a", 1, (0.3, 0.3))
     asha.enter("x", 1, (0.1, 0.1))
     assert promotions(asha) == ["a", "c"]
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3])
+def test_large_rungs_are_ranked_in_steps_and_to_the_last_entry_when_asked(objectives: int) -> None:
+    """Against the rule by brute force, at every size; promotions happen as they fall due."""
+    points = np.random.default_rng(objectives).random((400, objectives)).round(2)
+    asha, promoted = PromotionASHA(rungs=2, eta=3), set[str]()
+    for index, point in enumerate(points):
+        asha.enter(f"{index:03d}", 0, point.tolist())
+        size = index + 1
+        counted = size - size % (1 if size < 128 else 2 if size < 256 else 4)
+        best = [f"{one:03d}" for one in order_by_rank_and_spread(points[:counted], count=counted // 3)]
+        due = next((name for name in best if name not in promoted), None)
+        assert asha.next_promotion() == due
+        if due is not None and index % 3:
+            asha.leave(due)
+            promoted.add(due)
+    everyone = [f"{one:03d}" for one in order_by_rank_and_spread(points[:399], count=399 // 3)]
+    late = PromotionASHA(rungs=2, eta=3)
+    for index, point in enumerate(points[:399]):
+        late.enter(f"{index:03d}", 0, point.tolist())
+    assert late.next_promotion(exact=True) == everyone[0]
+    found = []
+    while (name := late.next_promotion(exact=True)) is not None:
+        late.leave(name)
+        found.append(name)
+    assert found == everyone
 
 
 def test_a_paused_trial_without_a_number_is_promoted_last() -> None:

@@ -74,7 +74,7 @@ def told(events: list[Record]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", ["stopping", "promotion", "none"])
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "random"])
 def test_a_study_that_is_cut_after_any_event_goes_on_as_if_it_were_not(sampler: str, kind: str) -> None:
     spec = tiny(sampler=sampler, scheduler={"kind": kind, "eta": 2, "first_rung": 1})
     whole = Memory()
@@ -83,7 +83,7 @@ def test_a_study_that_is_cut_after_any_event_goes_on_as_if_it_were_not(sampler: 
     assert {"completed", "failed"} <= states
     assert ("stopped" in states) == (kind != "none")
     assert ("paused" in states) == (kind == "promotion")
-    for cut in range(len(whole.events)):
+    for cut in range(0, len(whole.events), 20 if sampler == "gp" else 1):
         store = Memory(room=cut)
         with pytest.raises(OSError, match="cut here"):
             run_one_after_the_other(StudyRun(spec, store), spec)
@@ -118,6 +118,19 @@ def test_a_finished_study_can_be_extended_and_nothing_is_done_again() -> None:
     run_one_after_the_other(StudyRun(longer, whole), longer)
     assert store.events[: len(before)] == before
     assert told(store.events) == told(whole.events)
+
+
+def test_what_a_finished_study_has_stopped_is_not_promoted_when_it_is_extended() -> None:
+    scheduler = {"kind": "promotion", "eta": 2, "first_rung": 1}
+    store = Memory()
+    run_one_after_the_other(StudyRun(tiny(scheduler=scheduler), store), tiny(scheduler=scheduler))
+    over = {event.trial_id for event in store.events if event.state in ("stopped", "completed", "failed")}
+    before = len(store.events)
+    longer = tiny(scheduler=scheduler, trials=40)
+    run = StudyRun(longer, store)
+    run.replay(list(store.events))
+    run_one_after_the_other(run, longer)
+    assert {event.trial_id for event in store.events[before:]}.isdisjoint(over)
 
 
 def test_trials_under_way_are_handed_out_first_and_from_their_checkpoint() -> None:

@@ -112,8 +112,11 @@ def test_constants_are_what_decides_the_network() -> None:
             {"objectives": ["adversarial_accuracy"], "verification": {"stages": ["ibp"]}},
             "objectives has adversarial_accuracy, which needs the stage pgd in verification.stages",
         ),
-        ({"objectives": ["adversarial_accuracy"]}, r"objectives has .*, which needs the stage pgd in verification\.rung_stages"),
-        ({"sampler": "grid"}, "sampler must be 'tpe', 'nsga2' or 'random', got 'grid'"),
+        (
+            {"objectives": ["adversarial_accuracy"]},
+            r"objectives has .*, which needs the stage pgd in verification\.rung_stages",
+        ),
+        ({"sampler": "grid"}, "sampler must be 'tpe', 'nsga2', 'gp' or 'random', got 'grid'"),
         ({"scheduler": {"eta": 1}}, r"scheduler\.eta must be at least 2, got 1"),
         ({"scheduler": {"kind": "asha"}}, r"scheduler\.kind must be 'stopping', 'promotion' or 'none', got 'asha'"),
         ({"scheduler": {"first_rung": 28}}, r"scheduler\.first_rung must be at most epochs, 27, got 28"),
