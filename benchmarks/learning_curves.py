@@ -34,8 +34,8 @@ from sparsevlr.trainables.verification import CascadeOptions, Verdict, verified_
 
 RAW = Path(__file__).parent / "results" / "learning_curves"
 RANDOM_CONFIGURATIONS = 200
+DENSE_REPEATS = 4
 EPOCHS = (1, 2, 4, 6, 8, 12, 16, 20, 30)
-CHEAP = CascadeOptions(stages=("ibp", "crown-ibp"))
 
 
 def configurations(spec: StudySpec) -> list[TrialConfig]:
@@ -46,9 +46,12 @@ def configurations(spec: StudySpec) -> list[TrialConfig]:
         for point in spec.starting_points
     ]
     drawn = [spec.space.random(rng) for _ in range(RANDOM_CONFIGURATIONS)]
+    named = {f"{number:05d}": values for number, values in enumerate([*points, *drawn])}
+    # The dense network once more with other seeds, for a mean to compare with.
+    named |= {f"dense-{repeat}": points[0] for repeat in range(DENSE_REPEATS)}
     return [
-        TrialConfig(trial_id=f"{number:05d}", seed=derived_seed("curve", number) % 2**31, values=values)
-        for number, values in enumerate([*points, *drawn])
+        TrialConfig(trial_id=trial_id, seed=derived_seed("curve", trial_id) % 2**31, values=values)
+        for trial_id, values in named.items()
     ]
 
 
@@ -74,7 +77,7 @@ def curve(config: TrialConfig, spec: StudySpec, data: Dataset) -> dict[str, Any]
         started = time.process_time()
         training.train_until(epoch)
         trained = time.process_time()
-        row = scores(training, spec, data, data.validation, CHEAP)
+        row = scores(training, spec, data, data.validation, cascade_options(spec, spec.verification.rung_stages))
         cost = network_cost(training.graph)
         verified = time.process_time()
         train_seconds += trained - started

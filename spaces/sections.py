@@ -65,13 +65,14 @@ class Verification(SpecModel):
         samples: how many samples of the validation split are scored at each rung; all by default.
         test_samples: the same of the test split, scored once for the final front.
         stages: at the end of training, after the natural error, in this order; each sees only what is still undecided.
-        rung_stages: the same at the rungs before. Half-trained networks leave most samples undecided, for which dear
-            stages cost more than the training; what the cheap ones prove is enough to rank by.
+        rung_stages: the same at the rungs before. Half-trained networks leave most samples undecided, on which every
+            further stage would spend more than the training did.
         pgd_steps, pgd_restarts: of the attack.
         max_crown_samples, max_alpha_crown_samples: undecided samples that these stages may take at each report, those
             closest to a proof first; the others stay unknown. All by default.
         alpha_iterations: gradient steps of alpha-CROWN.
-        grid: fractions of epsilon whose mean verified accuracy is `verified_auc`.
+        grid: fractions of epsilon whose mean verified accuracy, by `ibp` and `crown-ibp` of the stages, is
+            `verified_auc`.
         audit: verified samples that are attacked as well, to find unsound bounds; null for all.
         batch_size: samples that are bounded at once; it changes memory and speed, never a verdict.
     """
@@ -79,7 +80,7 @@ class Verification(SpecModel):
     samples: StrictInt | None = Field(default=None, ge=1)
     test_samples: StrictInt | None = Field(default=None, ge=1)
     stages: tuple[Stage, ...] = ("ibp", "pgd", "crown-ibp", "crown")
-    rung_stages: tuple[Stage, ...] = ("ibp", "crown-ibp")
+    rung_stages: tuple[Stage, ...] = ("ibp",)
     pgd_steps: StrictInt = Field(default=20, ge=1)
     pgd_restarts: StrictInt = Field(default=1, ge=1)
     max_crown_samples: StrictInt | None = Field(default=None, ge=0)

@@ -20,6 +20,8 @@ _DEFAULT = CascadeOptions()
 _AUDIT_STREAM = 1_000_000_007
 """Added to the seed of the attack in the audit, which must not repeat the starts that a sample has survived."""
 
+CHEAP = ("ibp", "crown-ibp")
+
 
 def verify(
     network: nn.Module,
@@ -187,10 +189,10 @@ def verified_over_grid(
     options: CascadeOptions = _DEFAULT,
     known: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Verified accuracy at each epsilon by the cheap stages, intervals and then CROWN-IBP: `(len(epsilons),)`.
+    """Verified accuracy at each epsilon by the cheap ones among the stages, intervals and CROWN-IBP: `(epsilons,)`.
 
     A proof at one epsilon holds at every smaller one, so that the largest comes first and the result never rises with
-    epsilon. Of the options only the batch size and the tolerance of proofs apply.
+    epsilon. Both are used where the stages have neither. Of the other options only the batch size applies.
 
     Args:
         known: `(samples,)` bool, those that are proved already at an epsilon no smaller than any of `epsilons`.
@@ -198,7 +200,8 @@ def verified_over_grid(
     Other arguments and errors as of `verify`.
     """
     accuracies = np.zeros(len(epsilons))
-    cheap = [CascadeOptions(stages=(name,)).verifiers()[name] for name in ("ibp", "crown-ibp")]
+    names = [name for name in options.stages if name in CHEAP] or CHEAP
+    cheap = [CascadeOptions(stages=(name,)).verifiers()[name] for name in names]
     with eval_mode(network):
         graph: Graph = trace(network, tuple(x.shape[1:]))
         inputs = Inputs.of(graph, x, y, low, high)
