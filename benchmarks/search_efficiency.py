@@ -1,6 +1,7 @@
 """How much compute each search policy needs to find the front: replays on recorded learning curves.
 
     python benchmarks/search_efficiency.py run [PRESET ...]      # minutes; needs results/learning_curves/
+    python benchmarks/search_efficiency.py live [PRESET ...]     # one search per policy with real training; resumable
     python benchmarks/search_efficiency.py report [PRESET ...]   # table and plots from the checked-in raw data
 
 Every policy searches the same pool of recorded configurations (`learning_curves.py`) with the same starting points, on
@@ -20,14 +21,23 @@ import heapq
 import json
 import math
 import statistics
+import time
+from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from itertools import count
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from learning_curves import RAW as CURVES
+from machine import machine
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from optuna.samplers import BaseSampler
@@ -35,15 +45,19 @@ from ray.tune.schedulers.async_hyperband import AsyncHyperBandScheduler, _Bracke
 
 from sparsevlr.results import Record
 from sparsevlr.results.pareto import front_mask, hypervolume, order_by_rank_and_spread
-from sparsevlr.search.asha import ParetoASHA, PromotionASHA, StoppingASHA
+from sparsevlr.search.asha import ParetoASHA
+from sparsevlr.search.bands import BANDS
 from sparsevlr.search.sampler import Sampler
 from sparsevlr.search.study_run import StudyRun
-from sparsevlr.spaces import Categorical, Constant, Float, Int, StudySpec, TrialConfig
+from sparsevlr.spaces import Categorical, Constant, Float, Int, StudySpec, TrialConfig, load_dataset
+from sparsevlr.trainables import Trial
+from sparsevlr.trainables.errors import TrialError
 
 RAW = Path(__file__).parent / "results" / "search_efficiency"
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 PRESETS = ("digits", "mnist-5k")
 SEEDS = range(20)
+LIVE_TRIALS, LIVE_SEED = 100, 100
 WORKERS = 4
 SHARE = 0.95
 BELOW_DENSE = 0.15
@@ -56,35 +70,52 @@ class Pool:
     def __init__(self, preset: str) -> None:
         content = json.loads((CURVES / f"{preset}.spec.json").read_text())
         lines = [json.loads(line) for line in (CURVES / f"{preset}.jsonl").read_text().splitlines()]
-        self.lines = sorted((line for line in lines if not line["trial_id"].startswith("dense")), key=_trial_id)
+        lines.sort(key=lambda line: str(line["trial_id"]))
+        self.lines = [line for line in lines if not line["trial_id"].startswith("dense")]
         self.dense = [line for line in lines if line["trial_id"].startswith("dense")]
+        self._by_id = {line["trial_id"]: line for line in self.lines}
         self.spec = StudySpec.from_dict(content | {"trials": len(self.lines)})
         self.units = np.array([unit_point(self.spec, line["config"]) for line in self.lines])
-        self.failed = [index for index, line in enumerate(self.lines) if "error" in line]
 
-    @property
+    @cached_property
     def reference(self) -> tuple[float, float]:
         """Density 1, and 15 points below the mean test accuracy of the dense starting point."""
         dense = statistics.mean(line["test"]["verified_accuracy"] for line in [self.lines[0], *self.dense])
         return 0.0, dense - BELOW_DENSE
 
-    def end(self, index: int, split: str) -> tuple[float, float]:
-        """Where a configuration ends up: -log10(density) and verified accuracy."""
-        line = self.lines[index]
-        sparsity = min(line["curve"][-1]["sparsity"], MOST_SPARSE)
-        return -math.log10(1.0 - sparsity), line[split]["verified_accuracy"]
+    @cached_property
+    def reference_volume(self) -> float:
+        return volume([self.ends(line["trial_id"]) for line in self.lines if "error" not in line], self.reference)
 
-    def front_volume(self, completed: Sequence[int]) -> float:
-        """Hypervolume on the test split of the front on the validation split."""
-        if not completed:
-            return 0.0
-        front = front_mask([self.end(index, "validation") for index in completed])
-        chosen = [self.end(index, "test") for index, member in zip(completed, front, strict=True) if member]
-        return hypervolume(chosen, self.reference)
+    def line(self, trial_id: str) -> dict[str, Any]:
+        return self._by_id[trial_id]
+
+    def ends(self, trial_id: str) -> Ends:
+        line = self._by_id[trial_id]
+        return Ends.of(line["curve"][-1]["sparsity"], line["validation"], line["test"])
+
+    def with_spec(self, spec: StudySpec) -> Pool:
+        other = copy(self)
+        other.spec = spec
+        return other
 
 
-def _trial_id(line: Mapping[str, Any]) -> str:
-    return str(line["trial_id"])
+class Ends(NamedTuple):
+    """Where a configuration ends up on either split: -log10(density) and verified accuracy."""
+
+    validation: tuple[float, float]
+    test: tuple[float, float]
+
+    @classmethod
+    def of(cls, sparsity: float, validation: Mapping[str, Any], test: Mapping[str, Any]) -> Ends:
+        x = -math.log10(1.0 - min(sparsity, MOST_SPARSE))
+        return cls((x, validation["verified_accuracy"]), (x, test["verified_accuracy"]))
+
+
+def volume(ends: Sequence[Ends], reference: tuple[float, float]) -> float:
+    """Hypervolume on the test split of the front on the validation split."""
+    front = front_mask([end.validation for end in ends])
+    return hypervolume([end.test for end, member in zip(ends, front, strict=True) if member], reference)
 
 
 def unit_point(spec: StudySpec, values: Mapping[str, Any]) -> list[float]:
@@ -127,16 +158,16 @@ class PoolSampler(Sampler):
         return config
 
 
-class PlainPoolSampler(PoolSampler):
+class PlainSampler(Sampler):
     """Lets Optuna's sampler choose the sparsity too, as one would without this package."""
 
     def _sampler(self, number: int, starting_point: Mapping[str, Any], kind: str) -> BaseSampler:
-        parameters = self._spec.space.parameters
-        full = len(starting_point) > 0
         sampler = super()._sampler(number, starting_point, kind)
-        if full or "sparsity" not in parameters:
-            return sampler
-        return sampler._base_sampler if hasattr(sampler, "_base_sampler") else sampler
+        return sampler if starting_point else sampler._base_sampler  # type: ignore[attr-defined]
+
+
+class PlainPoolSampler(PoolSampler, PlainSampler):
+    """The same on the pool."""
 
 
 class RayASHA(ParetoASHA):
@@ -185,100 +216,137 @@ class Nothing:
 
 @dataclass(frozen=True)
 class Policy:
+    """How configurations are chosen and stopped; `plain` is without our hand in the choice of sparsity."""
+
     label: str
     sampler: str
     kind: str = "none"
-    sampler_class: type[PoolSampler] = PoolSampler
     asha: Callable[[int, float, Sequence[int]], ParetoASHA] | None = None
-    spec: Mapping[str, Any] = field(default_factory=dict)
+    plain: bool = False
 
-    def start(self, pool: Pool, seed: int) -> StudyRun:
-        scheduler = pool.spec.to_dict()["scheduler"] | {"kind": self.kind} | self.spec.get("scheduler", {})
-        changes = {"sampler": self.sampler, "seed": seed, "scheduler": scheduler}
-        spec = StudySpec.from_dict(pool.spec.to_dict() | changes)
-        return _Replayed(spec, pool, self)
+    def spec(self, spec: StudySpec, **changes: Any) -> StudySpec:
+        scheduler = spec.to_dict()["scheduler"] | {"kind": self.kind}
+        return StudySpec.from_dict(spec.to_dict() | {"sampler": self.sampler, "scheduler": scheduler} | changes)
 
 
-class _Replayed(StudyRun):
-    def __init__(self, spec: StudySpec, pool: Pool, policy: Policy) -> None:
+POLICIES = {
+    "promotion": Policy("Pareto ASHA, promotion; TPE", "tpe", "promotion"),
+    "stopping": Policy("Pareto ASHA, stopping; TPE", "tpe", "stopping"),
+    "promotion-random": Policy("Pareto ASHA, promotion; random", "random", "promotion"),
+    "stopping-random": Policy("Pareto ASHA, stopping; random", "random", "stopping"),
+    "ray-asha": Policy("Ray's ASHA on verified accuracy; TPE", "tpe", "stopping", asha=RayASHA),
+    "syne-tune-rule": Policy("Syne Tune's MOASHA rule; TPE", "tpe", "stopping", asha=SyneTuneRule),
+    "nsga2": Policy("Optuna's NSGA-II, none stopped", "nsga2", plain=True),
+    "random": Policy("random, none stopped", "random", plain=True),
+}
+
+
+class Driven(StudyRun):
+    """A study with a policy's sampler and scheduler."""
+
+    def __init__(self, spec: StudySpec, policy: Policy, sampler: Sampler) -> None:
         super().__init__(spec, Nothing())  # type: ignore[arg-type]
-        pool_of_this = Pool.__new__(Pool)
-        pool_of_this.__dict__ = pool.__dict__ | {"spec": spec}
-        self._sampler = policy.sampler_class(pool_of_this)
+        self._sampler = sampler
         if policy.asha is not None:
             self._asha = policy.asha(len(spec.rungs), spec.scheduler.eta, spec.rungs)
 
 
-POLICIES = {
-    "promotion": Policy("Pareto ASHA, promotion (TPE)", "tpe", "promotion"),
-    "stopping": Policy("Pareto ASHA, stopping (TPE)", "tpe", "stopping"),
-    "promotion-random": Policy("Pareto ASHA, promotion (random)", "random", "promotion"),
-    "stopping-random": Policy("Pareto ASHA, stopping (random)", "random", "stopping"),
-    "ray-asha": Policy(
-        "Ray ASHA on verified accuracy (TPE)", "tpe", "stopping", asha=lambda rungs, eta, epochs: RayASHA(rungs, eta, epochs)
-    ),
-    "syne-tune-rule": Policy(
-        "Syne Tune's MOASHA rule (TPE)", "tpe", "stopping", asha=lambda rungs, eta, epochs: SyneTuneRule(rungs, eta, epochs)
-    ),
-    "nsga2": Policy("Optuna NSGA-II, no early stopping", "nsga2", sampler_class=PlainPoolSampler),
-    "random": Policy("random, no early stopping", "random", sampler_class=PlainPoolSampler),
-}
+class Search(ABC):
+    """A search on simulated workers; what trials do is up to the subclass."""
+
+    def __init__(self, pool: Pool, policy: Policy, spec: StudySpec, sampler: Sampler) -> None:
+        self.pool, self.policy = pool, policy
+        self.run = Driven(spec, policy, sampler)
+
+    @abstractmethod
+    def advance(self, config: TrialConfig, rung: int) -> tuple[float, Record]:
+        """Processor seconds from the rung before to this one, and the report; or a record of failure."""
+
+    @abstractmethod
+    def ended(self, config: TrialConfig) -> Any:
+        """What to note of a completed trial."""
+
+    def search(self) -> dict[str, Any]:
+        """Run to the end; `completed` lists trials with the compute that all trials had used by then."""
+        run, clock, compute, ticket = self.run, 0.0, 0.0, count()
+        working: list[tuple[float, int, TrialConfig, float, Record]] = []
+        completed: list[tuple[Any, float]] = []
+
+        def begin(config: TrialConfig, rung: int) -> None:
+            seconds, record = self.advance(config, rung)
+            heapq.heappush(working, (clock + seconds, next(ticket), config, seconds, record))
+
+        while True:
+            while len(working) < WORKERS and (assignment := run.next_trial()) is not None:
+                config = assignment.config
+                run.started(config.trial_id)
+                done = run.reports.get(config.trial_id)
+                begin(config, 0 if done is None else done.rung + 1)
+            if not working:
+                break
+            clock, _, config, seconds, record = heapq.heappop(working)
+            compute += seconds
+            if record.event == "failed":
+                run.failed(config.trial_id, record.error)
+                continue
+            decision = run.reported(record)
+            if decision == "continue":
+                begin(config, record.rung + 1)
+            elif decision == "complete":
+                completed.append((self.ended(config), round(compute, 1)))
+        return {
+            "completed": completed,
+            "begun": len(run.states),
+            "total_compute": round(compute, 1),
+            "clock": round(clock, 1),
+        }
 
 
-def replay(pool: Pool, policy: Policy, seed: int) -> dict[str, Any]:
-    """One search on simulated workers.
+class Replay(Search):
+    """Trials are those of the pool."""
 
-    Returns:
-        `trials`: what was completed, in order, and `compute` when; `begun` and `total_compute` of the whole search.
-    """
-    run = policy.start(pool, seed)
-    rungs = run.spec.rungs
-    by_id = {line["trial_id"]: index for index, line in enumerate(pool.lines)}
-    clock, compute, ticket = 0.0, 0.0, count()
-    working: list[tuple[float, int, str, int, float]] = []
-    idle = WORKERS
-    completed: list[tuple[str, float]] = []
+    def __init__(self, pool: Pool, policy: Policy, seed: int) -> None:
+        spec = policy.spec(pool.spec, seed=seed, trials=len(pool.lines))
+        super().__init__(pool, policy, spec, (PlainPoolSampler if policy.plain else PoolSampler)(pool.with_spec(spec)))
 
-    def begin(trial_id: str, rung: int) -> None:
-        seconds = stretch(pool.lines[by_id[trial_id]], rungs, rung)
-        heapq.heappush(working, (clock + seconds, next(ticket), trial_id, rung, seconds))
-
-    while True:
-        while idle and (assignment := run.next_trial()) is not None:
-            trial_id = assignment.config.trial_id
-            run.started(trial_id)
-            done = run.reports.get(trial_id)
-            begin(trial_id, 0 if done is None else done.rung + 1)
-            idle -= 1
-        if not working:
-            break
-        clock, _, trial_id, rung, seconds = heapq.heappop(working)
-        compute += seconds
-        line = pool.lines[by_id[trial_id]]
+    def advance(self, config: TrialConfig, rung: int) -> tuple[float, Record]:
+        line = self.pool.line(config.trial_id)
         if "error" in line:
-            run.failed(trial_id, line["error"])
-            idle += 1
-            continue
-        decision = run.reported(report_of(line, run.spec, rung))
-        if decision == "continue":
-            begin(trial_id, rung + 1)
-            continue
-        idle += 1
-        if decision == "complete":
-            completed.append((trial_id, round(compute, 1)))
-    return {
-        "seed": seed,
-        "completed": completed,
-        "begun": len(run.states),
-        "total_compute": round(compute, 1),
-        "clock": round(clock, 1),
-    }
+            return line["seconds"], Record(event="failed", trial_id=config.trial_id, error=line["error"])
+        return stretch(line, self.run.spec.rungs, rung), report_of(line, self.run.spec, rung)
+
+    def ended(self, config: TrialConfig) -> str:
+        return config.trial_id
+
+
+class Live(Search):
+    """Trials are trained, one after the other in this process."""
+
+    def __init__(self, pool: Pool, policy: Policy, seed: int) -> None:
+        spec = policy.spec(pool.spec, seed=seed, trials=LIVE_TRIALS)
+        super().__init__(pool, policy, spec, (PlainSampler if policy.plain else Sampler)(spec))
+        self._data = load_dataset(spec.data)
+        self._trials: dict[str, Trial] = {}
+
+    def advance(self, config: TrialConfig, rung: int) -> tuple[float, Record]:
+        started = time.process_time()
+        try:
+            trial = self._trials.get(config.trial_id)
+            if trial is None:
+                trial = self._trials[config.trial_id] = Trial(config, self.run.spec, self._data)
+            record = trial.advance()
+        except TrialError as error:
+            record = Record(event="failed", trial_id=config.trial_id, error=str(error))
+        return time.process_time() - started, replace(record, checkpoint=f"checkpoints/{config.trial_id}/rung-{rung}")
+
+    def ended(self, config: TrialConfig) -> Ends:
+        test = self._trials.pop(config.trial_id).score_on_test().to_dict()
+        report = self.run.reports[config.trial_id].to_dict()
+        return Ends.of(report["sparsity"], report, test)
 
 
 def stretch(line: Mapping[str, Any], rungs: Sequence[int], rung: int) -> float:
     """Seconds from the rung before to this one: training, and scoring there."""
-    if "error" in line:
-        return float(line["seconds"])
     rows = {row["epoch"]: row for row in line["curve"]}
     before = rows[rungs[rung - 1]]["train_seconds"] if rung else 0.0
     scored = line["validation"] if rung == len(rungs) - 1 else rows[rungs[rung]]
@@ -305,38 +373,190 @@ def report_of(line: Mapping[str, Any], spec: StudySpec, rung: int) -> Record:
     )
 
 
-def run(presets: Sequence[str]) -> None:
+def task(preset: str, name: str, seed: int) -> tuple[str, str, dict[str, Any]]:
+    return preset, name, {"seed": seed} | Replay(_pool(preset), POLICIES[name], seed).search()
+
+
+@cache
+def _pool(preset: str) -> Pool:
+    return Pool(preset)
+
+
+def run(presets: Sequence[str], workers: int) -> None:
     RAW.mkdir(parents=True, exist_ok=True)
+    (RAW / "machine.json").write_text(json.dumps(machine(), indent=1) + "\n")
+    for preset in presets:
+        results: dict[str, list[dict[str, Any]]] = {name: [] for name in POLICIES}
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            tasks = [pool.submit(task, preset, name, seed) for name in POLICIES for seed in SEEDS]
+            for future in as_completed(tasks):
+                _, name, result = future.result()
+                results[name].append(result)
+                if len(results[name]) == len(SEEDS):
+                    results[name].sort(key=lambda one: int(one["seed"]))
+                    (RAW / f"{preset}-{name}.json").write_text(json.dumps(results[name]) + "\n")
+                    print(f"{preset} {name}: written", flush=True)
+
+
+def live(presets: Sequence[str], workers: int) -> None:
+    """One search per policy with real training in place of the replay, its configurations drawn freely."""
+    RAW.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        missing = [
+            (preset, name)
+            for preset in presets
+            for name in POLICIES
+            if not (RAW / f"{preset}-{name}-live.json").exists()
+        ]
+        tasks = [pool.submit(live_search, preset, name) for preset, name in missing]
+        for future in as_completed(tasks):
+            preset, name, result = future.result()
+            (RAW / f"{preset}-{name}-live.json").write_text(json.dumps(result) + "\n")
+            print(f"{preset} {name} live: written", flush=True)
+
+
+def live_search(preset: str, name: str) -> tuple[str, str, dict[str, Any]]:
+    torch.set_num_threads(1)
+    return preset, name, Live(_pool(preset), POLICIES[name], LIVE_SEED).search()
+
+
+def curve_of(pool: Pool, result: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """Compute and share of the reference hypervolume, after each completed trial."""
+    done: list[Ends] = []
+    points = []
+    for trial, compute in result["completed"]:
+        done.append(pool.ends(trial) if isinstance(trial, str) else Ends(*map(tuple, trial)))
+        points.append((compute, volume(done, pool.reference) / pool.reference_volume))
+    return points
+
+
+def compute_to(curve: Sequence[tuple[float, float]], share: float) -> float:
+    return next((compute for compute, reached in curve if reached >= share), math.inf)
+
+
+def report(presets: Sequence[str], workers: int) -> None:
     for preset in presets:
         pool = Pool(preset)
+        curves = {
+            name: [curve_of(pool, result) for result in json.loads((RAW / f"{preset}-{name}.json").read_text())]
+            for name in POLICIES
+        }
+        needed = {name: [compute_to(curve, SHARE) for curve in of_seeds] for name, of_seeds in curves.items()}
+        print(f"\n{preset}: compute to {SHARE:.0%} of the reference hypervolume, {len(SEEDS)} seeds\n")
+        print("| policy | median s | quartiles | seeds that reach it | of random's (95 %) | hypervolume at the end |")
+        print("|---|---|---|---|---|---|")
         for name, policy in POLICIES.items():
-            results = [replay(pool, policy, seed) for seed in SEEDS]
-            (RAW / f"{preset}-{name}.json").write_text(json.dumps(results) + "\n")
-            print(preset, name, summary(pool, results), flush=True)
+            low, high = np.quantile(needed[name], [0.25, 0.75], method="nearest")
+            ratio, least, most = ratio_of_medians(needed[name], needed["random"])
+            ends = statistics.median(curve[-1][1] for curve in curves[name])
+            reached = sum(map(math.isfinite, needed[name]))
+            print(
+                f"| {policy.label} | {seconds(statistics.median(needed[name]))} | {seconds(low)} to {seconds(high)} | "
+                f"{reached} of {len(SEEDS)} | {ratio:.2f} ({least:.2f} to {most:.2f}) | {ends:.1%} |"
+            )
+        sparse_end(pool, preset)
+        confirmed(pool, preset)
+        draw(preset, pool, curves)
 
 
-def summary(pool: Pool, results: Sequence[Mapping[str, Any]]) -> str:
-    index = {line["trial_id"]: number for number, line in enumerate(pool.lines)}
-    reference = pool.front_volume([number for number in range(len(pool.lines)) if number not in pool.failed])
-    found, final = [], []
-    for result in results:
-        done: list[int] = []
-        at = math.inf
-        for trial_id, compute in result["completed"]:
-            done.append(index[trial_id])
-            if at == math.inf and pool.front_volume(done) >= SHARE * reference:
-                at = compute
-        found.append(at)
-        final.append(pool.front_volume(done) / reference)
-    return (
-        f"median {statistics.median(found):.0f} s, reached {sum(map(math.isfinite, found))}/{len(found)}, "
-        f"final {statistics.median(final):.3f}, total {statistics.median(r['total_compute'] for r in results):.0f}"
-    )
+def sparse_end(pool: Pool, preset: str) -> None:
+    """What of the sparse end is left: the best test accuracy among completed trials in each band of sparsity."""
+    print(f"\n{preset}: verified accuracy on the test split of the best by validation, mean over seeds, at the end\n")
+    print("| policy |" + "".join(f" sparsity {band.name} |" for band in BANDS) + " completed |")
+    print("|---" * (len(BANDS) + 2) + "|")
+    for name, policy in POLICIES.items():
+        results = json.loads((RAW / f"{preset}-{name}.json").read_text())
+        cells = []
+        for band in BANDS:
+            found = []
+            for result in results:
+                rows = [pool.line(trial_id) for trial_id, _ in result["completed"]]
+                inside = [row for row in rows if band.low <= row["curve"][-1]["sparsity"] < band.high]
+                if inside:
+                    best = max(inside, key=lambda row: float(row["validation"]["verified_accuracy"]))
+                    found.append(best["test"]["verified_accuracy"])
+            missing = f" ({len(results) - len(found)} without)" if len(found) < len(results) else ""
+            cells.append(f" {statistics.mean(found):.1%}{missing} |" if found else " none |")
+        completed = statistics.mean(len(result["completed"]) for result in results)
+        print(f"| {policy.label} |" + "".join(cells) + f" {completed:.0f} |")
+
+
+def confirmed(pool: Pool, preset: str) -> None:
+    files = {name: RAW / f"{preset}-{name}-live.json" for name in POLICIES}
+    if not any(file.exists() for file in files.values()):
+        return
+    print(f"\n{preset}: one live search per policy, of the same reference\n")
+    print("| policy | trials | completed | s to 95 % | s in all | hypervolume at the end |")
+    print("|---|---|---|---|---|---|")
+    for name, file in files.items():
+        if file.exists():
+            result = json.loads(file.read_text())
+            curve = curve_of(pool, result)
+            print(
+                f"| {POLICIES[name].label} | {result['begun']} | {len(curve)} | {seconds(compute_to(curve, SHARE))} | "
+                f"{result['total_compute']:.0f} | {curve[-1][1]:.1%} |"
+            )
+
+
+def seconds(value: float) -> str:
+    return f"{value:.0f}" if math.isfinite(value) else "never"
+
+
+def ratio_of_medians(ours: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
+    """With its 95 % interval, by resampling seeds."""
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(len(ours), size=(2, 4000, len(ours)))
+    with np.errstate(invalid="ignore"):
+        ratios = np.median(np.array(ours)[drawn[0]], axis=1) / np.median(np.array(others)[drawn[1]], axis=1)
+    low, high = np.nanquantile(ratios, [0.025, 0.975], method="nearest")
+    return statistics.median(ours) / statistics.median(others), float(low), float(high)
+
+
+def draw(preset: str, pool: Pool, curves: Mapping[str, Sequence[Sequence[tuple[float, float]]]]) -> None:
+    figure = Figure(figsize=(11, 5), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes, front = figure.subplots(1, 2, width_ratios=[3, 2])
+    most = max(curve[-1][0] for of_seeds in curves.values() for curve in of_seeds)
+    grid = np.geomspace(most / 300, most, 400)
+    for number, (name, of_seeds) in enumerate(curves.items()):
+        steps = np.array([_steps(curve, grid) for curve in of_seeds])
+        middle, low, high = (np.quantile(steps, q, axis=0) for q in (0.5, 0.25, 0.75))
+        style = "-" if "ASHA" in POLICIES[name].label else "--"
+        axes.plot(grid, middle, style, color=f"C{number}", lw=1.6, label=POLICIES[name].label)
+        axes.fill_between(grid, low, high, color=f"C{number}", alpha=0.08, lw=0)
+    axes.axhline(SHARE, color="0.5", lw=0.8, ls=":")
+    axes.set_xscale("log")
+    axes.set_ylim(0.6, 1.01)
+    axes.set(xlabel="training and verification, processor seconds", ylabel="share of the reference hypervolume (test)")
+    axes.set_title(f"{preset}: median and quartiles over {len(SEEDS)} seeds", loc="left")
+    axes.grid(color="0.92")
+    axes.legend(fontsize=7.5, loc="lower right")
+    ends = [pool.ends(line["trial_id"]) for line in pool.lines if "error" not in line]
+    member = front_mask([end.validation for end in ends])
+    front.plot(*zip(*(end.test for end in ends), strict=True), ".", color="0.75", ms=4, label="all recorded")
+    chosen = sorted(end.test for end, inside in zip(ends, member, strict=True) if inside)
+    front.plot(*zip(*chosen, strict=True), "o-", color="C3", ms=4, lw=1, label="front by validation")
+    front.axhline(pool.reference[1], color="0.5", lw=0.8, ls=":", label="reference point")
+    ticks = [0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995]
+    front.set_xticks([-math.log10(1 - tick) for tick in ticks], [f"{100 * tick:g}" for tick in ticks], fontsize=8)
+    front.set(xlabel="sparsity (% of weights removed)", ylabel="verified accuracy on the test split")
+    front.legend(fontsize=7.5, loc="lower left")
+    front.grid(color="0.92")
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    file = FIGURES / f"search_efficiency_{preset}.png"
+    figure.savefig(file)
+    print(f"\nplot: {file.name}")
+
+
+def _steps(curve: Sequence[tuple[float, float]], grid: Sequence[float]) -> list[float]:
+    times = [compute for compute, _ in curve]
+    return [curve[index - 1][1] if (index := bisect_right(times, at)) else 0.0 for at in grid]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["run", "report"])
+    parser.add_argument("command", choices=["run", "live", "report"])
     parser.add_argument("presets", nargs="*", default=PRESETS)
+    parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
-    {"run": run}[asked.command](asked.presets)
+    {"run": run, "live": live, "report": report}[asked.command](asked.presets, asked.workers)

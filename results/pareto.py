@@ -88,12 +88,16 @@ def epsilon_net_order(values: ArrayLike, count: int | None = None) -> NDArray[np
 
 
 def order_by_rank_and_spread(
-    values: ArrayLike, count: int | None = None, spread: Spread = "epsilon-net"
+    values: ArrayLike,
+    count: int | None = None,
+    spread: Spread = "epsilon-net",
+    settled: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Indices of the best ``count`` points (default: all), best first: by non-dominated rank, then by spread in a rank.
 
     With one objective this is the plain order from best to worst. Points with NaN come last. ``count`` saves the
-    quadratic cost of spreading fronts that are not needed.
+    quadratic cost of spreading fronts that are not needed; so does ``settled``, which marks points ``(points,)`` whose
+    places do not matter: a front that has its place whole and holds only such stays in index order.
     """
     array = _matrix(values)
     ranks = non_dominated_ranks(array)
@@ -104,7 +108,8 @@ def order_by_rank_and_spread(
         if len(order) >= wanted:
             break
         members = np.flatnonzero(ranks == rank)
-        if unknown[members[0]]:
+        fits = len(order) + len(members) <= wanted
+        if unknown[members[0]] or (fits and settled is not None and settled[members].all()):
             inside = np.arange(len(members))
         elif spread == "epsilon-net":
             inside = epsilon_net_order(array[members], wanted - len(order))

@@ -130,7 +130,8 @@ class PromotionASHA(ParetoASHA):
         if self._rankings[rung].count != count:
             names, points = self._ranked(rung, count)
             wanted = math.floor(count / self._eta)
-            order = order_by_rank_and_spread(points, count=wanted) if wanted else ()
+            left = np.array([name in self._left[rung] for name in names], dtype=bool)
+            order = order_by_rank_and_spread(points, count=wanted, settled=left) if wanted else ()
             self._rankings[rung] = _Ranking(count, deque(names[index] for index in order))
         return self._rankings[rung].best
 

@@ -25,6 +25,7 @@ from .sections import Ramp, Resources, Scheduler, Verification
 from .space import SearchSpace
 from .suggest import closest, listed
 
+CONSTANTS = ("data", "data_options", "epsilon", "epochs", "ramp", "batch_size")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -79,8 +80,7 @@ class StudySpec(SpecModel):
 
     def constants(self) -> dict[str, Any]:
         """What every trial has in common and what decides the network that a configuration trains to."""
-        kept = {"data", "data_options", "epsilon", "epochs", "ramp", "batch_size"}
-        return {key: value for key, value in self.to_dict().items() if key in kept}
+        return self.model_dump(mode="json", include=set(CONSTANTS))
 
     def to_dict(self) -> dict[str, Any]:
         """The specification as JSON holds it; `from_dict` is the exact inverse."""
