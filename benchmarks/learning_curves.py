@@ -26,6 +26,7 @@ from machine import machine
 from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset, load_spec
 from sparsevlr.spaces.datasets import Dataset, Split
 from sparsevlr.trainables.accounting import network_cost
+from sparsevlr.trainables.dense_stage import DenseStage
 from sparsevlr.trainables.errors import TrialError
 from sparsevlr.trainables.methods import Methods
 from sparsevlr.trainables.seeds import derived_seed
@@ -57,7 +58,11 @@ def record(preset: str, config: TrialConfig) -> dict[str, Any]:
     torch.set_num_threads(1)
     os.nice(5)
     spec, data = load_spec(preset), load_dataset(load_spec(preset).data)
-    line: dict[str, Any] = {"trial_id": config.trial_id, "seed": config.seed, "config": json.loads(config.values_json())}
+    line: dict[str, Any] = {
+        "trial_id": config.trial_id,
+        "seed": config.seed,
+        "config": json.loads(config.values_json()),
+    }
     try:
         return line | curve(config, spec, data)
     except TrialError as error:
@@ -66,7 +71,8 @@ def record(preset: str, config: TrialConfig) -> dict[str, Any]:
 
 def curve(config: TrialConfig, spec: StudySpec, data: Dataset) -> dict[str, Any]:
     device = torch.device("cpu")
-    training = Training(Methods.of(config), config.target_sparsity, spec, data, config.seed, device=device)
+    stage = DenseStage.of(config, spec, len(data.train.y))
+    training = Training(Methods.of(config), config.target_sparsity, spec, data, config.seed, stage, device=device)
     rows, train_seconds, verify_seconds = [], 0.0, 0.0
     for epoch in (*(epoch for epoch in EPOCHS if epoch < spec.epochs), spec.epochs):
         started = time.process_time()
