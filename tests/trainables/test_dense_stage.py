@@ -113,6 +113,10 @@ def test_seconds_add_up(spec: StudySpec, digits: Dataset, tmp_path: Path, traine
     assert spent == {"first": (1, 0), "second": (3, 1), "third": (2, 2)}
     assert sum(train for train, _ in spent.values()) == len(trained)
     assert all(record.train_seconds + record.shared_seconds == record.epoch for record in reports)
+    resumed = Trial(second, spec, digits, location=where)
+    resumed.restore("checkpoints/second/rung-1")
+    record = resumed.advance()
+    assert (record.epoch, record.train_seconds, record.shared_seconds) == (4, 3, 1)
     # One that comes back finds more of its stage than it left.
     again = Trial(first, spec, digits, location=where)
     again.restore("checkpoints/first/rung-0")
@@ -234,8 +238,9 @@ def test_a_damaged_stage_counts_as_none_and_is_made_good(
     alone = study(tmp_path / "alone")
     one = config("one-shot between epochs", trial_id="next")
     whole = run_trial(one, spec, digits, location=alone)
-    damages = [b"", content[:-1], content[: len(content) // 2], bytes([content[0] ^ 1]) + content[1:], b"[]", b"null"]
-    for damaged in (*damages, b"{}", b'{"sha256": 1}', b'{"sha256": []}', None):
+    flipped = content[:-1] + bytes([content[-1] ^ 1])
+    cut = (b"", content[:-1], content[: len(content) // 2])
+    for damaged in (*cut, flipped, b"[]", b"null", b"{}", b'{"sha256": 1}', b'{"sha256": []}', None):
         if damaged is None:
             file.unlink()
         else:
