@@ -68,7 +68,8 @@ def study(seed: int, overrides: list[str]) -> dict[str, Any]:
 
 
 def dense_seed(seed: int) -> dict[str, Any]:
-    spec = load_spec("digits")
+    # A dense network's seed is the study's.
+    spec = load_spec("digits", [f"seed={seed}"])
     point = dict(spec.starting_points[0])
     values = spec.space.sample(lambda name, parameter: point[name])
     trial = Trial(TrialConfig(trial_id="dense", seed=seed, values=values), spec, load_dataset("digits"))

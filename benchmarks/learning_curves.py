@@ -25,6 +25,7 @@ from machine import machine
 from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset, load_spec
 from sparsevlr.spaces.datasets import Dataset, Split
 from sparsevlr.trainables.accounting import network_cost
+from sparsevlr.trainables.dense_stage import DenseStage
 from sparsevlr.trainables.errors import TrialError
 from sparsevlr.trainables.methods import Methods
 from sparsevlr.trainables.seeds import derived_seed
@@ -71,7 +72,8 @@ def record(preset: str, config: TrialConfig) -> dict[str, Any]:
 
 def curve(config: TrialConfig, spec: StudySpec, data: Dataset) -> dict[str, Any]:
     device = torch.device("cpu")
-    training = Training(Methods.of(config), config.target_sparsity, spec, data, config.seed, device=device)
+    stage = DenseStage.of(config, spec, len(data.train.y))
+    training = Training(Methods.of(config), config.target_sparsity, spec, data, config.seed, stage, device=device)
     rows, train_seconds, verify_seconds = [], 0.0, 0.0
     for epoch in (*(epoch for epoch in EPOCHS if epoch < spec.epochs), spec.epochs):
         started = time.process_time()

@@ -43,6 +43,7 @@ _OF_NETWORK = (
     "macs",
     "size_bytes",
     "train_seconds",
+    "shared_seconds",
     "checkpoint",
     "rung",
 )

@@ -6,6 +6,7 @@
     STORAGE/NAME/journal/EPOCH-TOKEN-FIRST.jsonl          events of a living (or killed) driver session
     STORAGE/NAME/parts/EPOCH-TOKEN-FIRST-LAST.parquet     sealed events, immutable
     STORAGE/NAME/checkpoints/TRIAL/...                    weights and masks, the project's own files
+    STORAGE/NAME/stages/KEY/epoch-EPOCH/                  dense stages that trials share, as long as the study runs
     STORAGE/NAME/plots/...                                drawn on request
     STORAGE/NAME/driver.lock                              the driver's lock
 
@@ -25,11 +26,14 @@ STUDY_FILE = "study.json"
 JOURNAL = "journal"
 PARTS = "parts"
 CHECKPOINTS = "checkpoints"
+STAGES = "stages"
 PLOTS = "plots"
 LOCK = "driver.lock"
 
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _RULE = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128 characters"
+_STAGE_KEY = re.compile(r"[0-9a-f]{16}")
+_STAGE_EPOCH = re.compile(r"epoch-(?P<epoch>0|[1-9][0-9]{0,8})")
 _SESSION = r"(?P<session>[0-9]{6,}-[0-9a-f]{8})"
 _JOURNAL_FILE = re.compile(_SESSION + r"-(?P<first>[0-9]{12})\.jsonl")
 _PART_FILE = re.compile(_SESSION + r"-(?P<first>[0-9]{12})-(?P<last>[0-9]{12})\.parquet")
@@ -75,6 +79,35 @@ def check_checkpoint(path: str) -> str:
 def checkpoint_path(trial_id: str, *parts: str) -> str:
     """``checkpoints/TRIAL/part/...``, relative to the study."""
     return check_checkpoint("/".join((CHECKPOINTS, check_trial_id(trial_id), *parts)))
+
+
+def stage_folder(key: str) -> str:
+    """``stages/KEY``, relative to the study: everything that is stored of one dense stage."""
+    if not _STAGE_KEY.fullmatch(key):
+        raise UnsafePath(f"the key of a dense stage is 16 hexadecimal digits; got {key[:200]!r}")
+    return f"{STAGES}/{key}"
+
+
+def stage_path(key: str, epoch: int) -> str:
+    """``stages/KEY/epoch-EPOCH``, relative to the study."""
+    return check_saved(f"{stage_folder(key)}/epoch-{epoch}")
+
+
+def parse_stage_epoch(name: str) -> int | None:
+    """The epoch that a folder of a dense stage is about; None for folders that are none of ours."""
+    match = _STAGE_EPOCH.fullmatch(name)
+    return int(match["epoch"]) if match else None
+
+
+def check_saved(path: str) -> str:
+    """Where weights may lie, relative to the study: a checkpoint's path or a dense stage's, or UnsafePath."""
+    folder, _, rest = path.partition("/")
+    if folder != STAGES:
+        return check_checkpoint(path)
+    key, _, name = rest.partition("/")
+    if parse_stage_epoch(name) is None:
+        raise UnsafePath(f"a dense stage is {STAGES}/KEY/epoch-EPOCH inside its study; got {path[:200]!r}")
+    return f"{stage_folder(key)}/{name}"
 
 
 def plot_path(name: str) -> str:

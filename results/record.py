@@ -74,14 +74,19 @@ class Record:
     """One event of a study. Columns that do not apply to the event are None; NaN means "measured, and not a number".
 
     Accuracies and sparsity are fractions in [0, 1], times are seconds, sizes are bytes, epsilon is in input units.
-    ``epoch`` counts finished epochs, ``budget`` the epochs that the rung grants; ``train_seconds`` and
-    ``verify_seconds`` are sums over the life of the trial. ``config`` is a canonical JSON object (`canonical_json`).
+    ``epoch`` counts finished epochs, ``budget`` the epochs that the rung grants. ``config`` is a canonical JSON object
+    (`canonical_json`).
     ``verified_low`` and ``verified_high`` bound the 95 % Wilson interval.
+
+    ``train_seconds`` and ``verify_seconds`` are sums over the life of the trial, of what it spent itself.
+    ``shared_seconds`` is the training time of the dense stage that it took over from other trials, 0 where it took over
+    none. So a study has cost the sum of ``train_seconds + verify_seconds``, and training a trial alone would cost its
+    ``train_seconds + shared_seconds``.
 
     Beyond the columns of the public interface: ``event`` (the kind, without which one table could not hold all four),
     ``time`` (unix seconds when it happened, for rates and estimates), ``data`` (name of the data set, so that tables
-    of several studies can be joined) and ``decision`` (the scheduler's word: it tells a promotion from a start, which
-    both lead to ``running``, and a replayed scheduler needs to know).
+    of several studies can be joined), ``decision`` (the scheduler's word: it tells a promotion from a start, which
+    both lead to ``running``, and a replayed scheduler needs to know), and ``shared_seconds``.
 
     Raises RecordError when a value has the wrong type or is not one of its column's words.
     """
@@ -123,6 +128,7 @@ class Record:
     time: float = dataclasses.field(default_factory=time.time)
     data: str | None = None
     decision: str | None = None
+    shared_seconds: float | None = None
 
     def __post_init__(self) -> None:
         for name, convert in CONVERTERS.items():

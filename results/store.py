@@ -119,6 +119,11 @@ class Store:
         with storage_errors(f"write to {self.uri}", _WRITE_REMEDY):
             self.location.remove_folder(paths.check_checkpoint(path))
 
+    def discard_stages(self) -> None:
+        """Remove the dense stages that trials share: when no trial is left, or to have them trained again."""
+        with storage_errors(f"write to {self.uri}", _WRITE_REMEDY):
+            self.location.remove_folder(paths.STAGES)
+
     def append(self, records: Record | Iterable[Record]) -> None:
         """Adds events; they are durable when this returns. Safe to call from several threads.
 

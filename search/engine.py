@@ -120,13 +120,14 @@ def _checked_data(spec: StudySpec, data_dir: str | None, allow_code: bool) -> Da
 
 def _run(run: StudyRun, store: Store, data: Dataset, address: str | None, allow_code: bool, observe: Observer) -> None:
     observe(run)
-    if run.finished and not _untested(store):
-        return
-    with _terminable(), _cluster(run.spec, address, allow_code) as at_once:
-        shared = ray.put(data)
-        if not run.finished:
-            _run_trials(run, store.location, shared, at_once, allow_code)
-        _score_front_on_test(run, store, shared, allow_code)
+    if not run.finished or _untested(store):
+        with _terminable(), _cluster(run.spec, address, allow_code) as at_once:
+            shared = ray.put(data)
+            if not run.finished:
+                _run_trials(run, store.location, shared, at_once, allow_code)
+            _score_front_on_test(run, store, shared, allow_code)
+    if run.finished:
+        store.discard_stages()
 
 
 def _run_trials(run: StudyRun, location: Location, data: Any, at_once: int, allow_code: bool) -> None:

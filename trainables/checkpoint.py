@@ -33,7 +33,8 @@ class Checkpoint:
         mask: which weights are kept.
         optimizer: moments by `name/parameter`, empty where the optimizer is no longer needed.
         train_seconds, verify_seconds: what training and verification have cost so far.
-        fingerprint: of the configuration that was trained.
+        shared_seconds: what other trials have spent on the dense stage that this one took over.
+        fingerprint: of the configuration that was trained, or the key of the dense stage.
     """
 
     epoch: int
@@ -42,6 +43,7 @@ class Checkpoint:
     optimizer: Mapping[str, Tensor]
     train_seconds: float
     verify_seconds: float
+    shared_seconds: float
     fingerprint: str
 
     def save(self, location: Location, path: str) -> None:
@@ -55,6 +57,7 @@ class Checkpoint:
             "epoch": self.epoch,
             "train_seconds": self.train_seconds,
             "verify_seconds": self.verify_seconds,
+            "shared_seconds": self.shared_seconds,
             "fingerprint": self.fingerprint,
             "sha256": {name: sha256(content).hexdigest() for name, content in files.items()},
         }
@@ -70,7 +73,7 @@ class Checkpoint:
             CheckpointError: the checkpoint is missing, incomplete or changed since it was written.
             UnsafePath: the path leads outside the study.
         """
-        paths.check_checkpoint(path)
+        paths.check_saved(path)
         try:
             state = json.loads(location.read(f"{path}/{STATE}"))
             content = {name: location.read(f"{path}/{name}") for name in (WEIGHTS, MASK, OPTIMIZER)}
@@ -84,9 +87,10 @@ class Checkpoint:
                 optimizer=tensors.load(content[OPTIMIZER]),
                 train_seconds=float(state["train_seconds"]),
                 verify_seconds=float(state["verify_seconds"]),
+                shared_seconds=float(state["shared_seconds"]),
                 fingerprint=str(state["fingerprint"]),
             )
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
 
 

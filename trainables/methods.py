@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -26,6 +26,7 @@ FAMILIES: dict[str, Mapping[str, type[Any]]] = {
     "loss": LOSSES,
     "optimizer": OPTIMIZERS,
 }
+PRUNING = ("sparsity", "score", "distribution", "schedule")
 CHECKED_SAMPLES = 256
 
 
@@ -90,6 +91,20 @@ def build_method(family: str, name: str, options: Mapping[str, Any]) -> Any:
 
 def fingerprint(config: TrialConfig, spec: StudySpec) -> str:
     """What `config` trains to within `spec`, as 16 hexadecimal digits; options at their default leave no trace."""
+    return config.fingerprint(spec.constants(), _defaults(config))
+
+
+def dense_fingerprint(config: TrialConfig, spec: StudySpec) -> str:
+    """What `config` trains to as long as nothing is pruned, its seed being the study's; otherwise as `fingerprint`.
+
+    What is not known to be about pruning counts, so that a family to come keeps trials apart until it is told not to.
+    """
+    values = {name: value for name, value in config.values.items() if name.partition(".")[0] not in PRUNING}
+    return replace(config, values=values).fingerprint(spec.constants() | {"seed": spec.seed}, _defaults(config))
+
+
+def _defaults(config: TrialConfig) -> dict[str, Any]:
+    """Defaults of all options that the methods of `config` have, by dotted name."""
     defaults = {
         f"architecture.{name}": value
         for name, value in (architecture_options(config.method("architecture")[0]) or {}).items()
@@ -97,7 +112,7 @@ def fingerprint(config: TrialConfig, spec: StudySpec) -> str:
     for family, table in FAMILIES.items():
         method = table[config.method(family)[0]]
         defaults |= {f"{family}.{f.name}": f.default for f in fields(method) if f.default is not MISSING}
-    return config.fingerprint(spec.constants(), defaults)
+    return defaults
 
 
 def check_space(spec: StudySpec, shape: tuple[int, ...], classes: int, *, allow_code: bool = False) -> None:

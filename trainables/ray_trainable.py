@@ -70,9 +70,6 @@ class RayTrial(tune.Trainable):
         allow_code: bool,
         gate: ActorHandle,
     ) -> None:
-        # One thread a trial: trials run side by side, and the same configuration gives the same bits.
-        torch.set_num_threads(max(1, int(spec["resources"]["cpus_per_trial"])))
-        torch.use_deterministic_algorithms(True)
         self._spec, self._data, self._allow_code = StudySpec.from_dict(spec), data, allow_code
         self._location = study
         self._begin(config)
@@ -103,6 +100,7 @@ class RayTrial(tune.Trainable):
         self._checkpoint = json.loads((Path(checkpoint) / POINTER).read_text())["path"]
 
     def _begin(self, config: dict[str, Any]) -> None:
+        _settle_torch(self._spec)
         self._config = TrialConfig.from_json(config["trial"])
         self._trial = None
         self._checkpoint = config["checkpoint"]
@@ -112,6 +110,19 @@ class RayTrial(tune.Trainable):
         if self._checkpoint is not None:
             trial.restore(standing_checkpoint(self._location, self._checkpoint))
         return trial
+
+
+def _settle_torch(spec: StudySpec) -> None:
+    """Give a trial the torch that a fresh process has, whatever the trial before it on this worker has left behind.
+
+    Code of the user's own may change any of this, and a trial that fails has no chance to put it back. Random numbers
+    are not among it: a trial draws none from torch's global generator.
+    """
+    # One thread a trial: trials run side by side, and the same configuration gives the same bits.
+    torch.set_num_threads(max(1, int(spec.resources.cpus_per_trial)))
+    torch.use_deterministic_algorithms(True)
+    torch.set_default_dtype(torch.float32)
+    torch.set_grad_enabled(True)
 
 
 def standing_checkpoint(location: Location, path: str) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -12,11 +15,13 @@ from ..spaces.datasets import Dataset
 from .bounds import input_box, trace
 from .certified_training import Batch, SmoothedRamp, ibp_initialise_
 from .checkpoint import Checkpoint, load_optimizer, optimizer_tensors
+from .dense_stage import DenseStage
 from .errors import CheckpointError, Diverged
 from .mask import Mask
 from .methods import Methods
 from .pruning import prune
 from .seeds import derived_seed, generator
+from .steps import Steps
 
 
 class Training:
@@ -30,7 +35,8 @@ class Training:
         target_sparsity: fraction of weights to remove in the end.
         spec: the study's constants: epochs, batch size, epsilon, ramp.
         data: the training split is the only one looked at.
-        seed: of initialisation, data order and random pruning.
+        seed: of pruning, and of initialisation and data order outside the dense stage.
+        stage: the dense stage; its own seed is that of initialisation and data order within it.
         device: where to train.
         allow_code: whether an architecture of the user's own may run.
     """
@@ -42,27 +48,26 @@ class Training:
         spec: StudySpec,
         data: Dataset,
         seed: int,
+        stage: DenseStage,
         *,
         device: torch.device,
         allow_code: bool = False,
     ) -> None:
-        self._methods, self._target, self._spec, self._data, self._seed = methods, target_sparsity, spec, data, seed
-        self._device = device
+        self._methods, self._target, self._spec, self._data = methods, target_sparsity, spec, data
+        self._seed, self._stage, self._device = seed, stage, device
+        self._steps = Steps.of(spec, len(data.train.y))
+        self._ramp = SmoothedRamp(spec.ramp.start * self._steps.total, spec.ramp.end * self._steps.total)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_seed(seed, "build"))
+            torch.manual_seed(derived_seed(self._seed_in(0), "build"))
             self.network: nn.Sequential = methods.build_network(data.shape, data.classes, allow_code=allow_code)
-        ibp_initialise_(self.network, generator(seed, "initialise"))
+        ibp_initialise_(self.network, generator(self._seed_in(0), "initialise"))
         self.network.to(device)
         self.graph = trace(self.network, data.shape)
         self.mask = Mask.dense(self.network)
         self._optimizer = methods.optimizer.build(self.network.parameters())
         self.epoch = 0
         self.train_seconds = 0.0
-        samples = len(data.train.y)
-        self._batch_size = min(spec.batch_size, samples)
-        self._steps_per_epoch = samples // self._batch_size
-        total_steps = spec.epochs * self._steps_per_epoch
-        self._ramp = SmoothedRamp(spec.ramp.start * total_steps, spec.ramp.end * total_steps)
+        self.shared_seconds = 0.0
 
     def train_until(self, epoch: int) -> None:
         """Train until `epoch` epochs are done.
@@ -70,19 +75,26 @@ class Training:
         Raises:
             Diverged: the loss, or in the end a weight, is not finite.
         """
-        started = time.perf_counter()
-        while self.epoch < epoch:
-            self._train_epoch()
-            self.epoch += 1
-        # A schedule may fall due exactly at the end of an epoch: what is scored then is already pruned.
-        self._prune(self.epoch * self._steps_per_epoch)
-        self._check_finite()
-        self.train_seconds += time.perf_counter() - started
+        with self._timed():
+            self._train_epochs(epoch)
+            # A schedule may fall due exactly at the end of an epoch: what is scored then is already pruned.
+            self._prune(self.epoch * self._steps.per_epoch)
+            self._check_finite()
+
+    def train_stage_until(self, epoch: int) -> None:
+        """Train until `epoch` epochs of the dense stage are done; what falls due at its very end is not pruned yet.
+
+        Raises:
+            Diverged: the loss, or in the end a weight, is not finite.
+        """
+        with self._timed():
+            self._train_epochs(epoch)
+            self._check_finite()
 
     @property
     def ramp(self) -> float:
         """Position on the epsilon ramp, epsilon / target epsilon, in [0, 1]."""
-        return self._ramp.value(self.epoch * self._steps_per_epoch)
+        return self._ramp.value(self.epoch * self._steps.per_epoch)
 
     def checkpoint(self, fingerprint: str, verify_seconds: float) -> Checkpoint:
         """The state between two epochs; at the last one without the optimizer."""
@@ -94,8 +106,17 @@ class Training:
             optimizer={} if finished else optimizer_tensors(self._optimizer, self.network),
             train_seconds=self.train_seconds,
             verify_seconds=verify_seconds,
+            shared_seconds=self.shared_seconds,
             fingerprint=fingerprint,
         )
+
+    def stage_checkpoint(self) -> Checkpoint:
+        """The state within the dense stage or at its end, for any trial that begins with the same stage.
+
+        Its `train_seconds` are what the stage has cost in all, whoever spent them.
+        """
+        seconds = self.train_seconds + self.shared_seconds
+        return replace(self.checkpoint(self._stage.key, 0.0), train_seconds=seconds, shared_seconds=0.0)
 
     def restore(self, checkpoint: Checkpoint, fingerprint: str) -> None:
         """Go on from a checkpoint of the same configuration.
@@ -107,20 +128,47 @@ class Training:
             raise CheckpointError(
                 f"the checkpoint is of configuration {checkpoint.fingerprint}, this trial's is {fingerprint}"
             )
+        self._load(checkpoint)
+        self.train_seconds, self.shared_seconds = checkpoint.train_seconds, checkpoint.shared_seconds
+
+    def take_over(self, stage: Checkpoint) -> None:
+        """Go on from a checkpoint of the dense stage, in place of training up to there.
+
+        What it cost beyond what this trial has spent on the stage already becomes `shared_seconds`.
+        """
+        self._load(stage)
+        self.shared_seconds = max(self.shared_seconds, stage.train_seconds - self.train_seconds)
+
+    def _load(self, checkpoint: Checkpoint) -> None:
         self.network.load_state_dict(checkpoint.weights)
         self.mask = checkpoint.mask
         load_optimizer(self._optimizer, self.network, checkpoint.optimizer)
-        self.epoch, self.train_seconds = checkpoint.epoch, checkpoint.train_seconds
+        self.epoch = checkpoint.epoch
+
+    def _seed_in(self, epoch: int) -> int:
+        """The seed that drives an epoch, counted from 0; initialisation belongs to the first."""
+        return self._stage.seed if epoch < self._stage.epochs else self._seed
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.train_seconds += time.perf_counter() - started
+
+    def _train_epochs(self, until: int) -> None:
+        while self.epoch < until:
+            self._train_epoch()
+            self.epoch += 1
 
     def _train_epoch(self) -> None:
         self.network.train()
         samples = len(self._data.train.y)
-        order = torch.randperm(samples, generator=generator(self._seed, "order", self.epoch)).numpy()
-        for index in range(self._steps_per_epoch):
-            step = self.epoch * self._steps_per_epoch + index
+        order = torch.randperm(samples, generator=generator(self._seed_in(self.epoch), "order", self.epoch)).numpy()
+        for index in range(self._steps.per_epoch):
+            step = self.epoch * self._steps.per_epoch + index
             self._prune(step)
             # The remainder below a whole batch is left out; the next epoch's order leaves out others.
-            chosen = order[index * self._batch_size : (index + 1) * self._batch_size]
+            chosen = order[index * self._steps.batch_size : (index + 1) * self._steps.batch_size]
             x = torch.from_numpy(self._data.train.x[chosen]).to(self._device)
             y = torch.from_numpy(self._data.train.y[chosen]).to(self._device)
             self._step(x, y, step)
@@ -138,7 +186,7 @@ class Training:
         loss.backward()
         self.mask.zero_gradients_(self.network)
         nn.utils.clip_grad_norm_(self.network.parameters(), self._methods.optimizer.clip)
-        rate = self._methods.optimizer.rate(step / (self._spec.epochs * self._steps_per_epoch))
+        rate = self._methods.optimizer.rate(self._steps.progress(step))
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
@@ -153,13 +201,12 @@ class Training:
             )
 
     def _prune(self, step: int) -> None:
-        progress = step / (self._spec.epochs * self._steps_per_epoch)
         mask = prune(
             self.network,
             self.mask,
             score=self._methods.score,
             distribution=self._methods.distribution,
-            sparsity=self._target * self._methods.schedule.fraction(progress),
+            sparsity=self._target * self._methods.schedule.fraction(self._steps.progress(step)),
             generator=generator(self._seed, "prune", step),
         )
         if mask is not self.mask:

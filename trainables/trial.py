@@ -18,6 +18,7 @@ from ..spaces.datasets import Dataset
 from .accounting import network_cost
 from .bounds import input_box, unstable_relu_fraction
 from .checkpoint import Checkpoint
+from .dense_stage import DenseStage
 from .errors import Diverged
 from .methods import Methods, fingerprint
 from .seeds import derived_seed
@@ -29,11 +30,14 @@ from .verification.options import ATTACK
 class Trial:
     """One configuration of a study, trained and scored rung by rung.
 
+    What another trial of the study has stored of the same dense stage is taken over, and what this one trains of it is
+    left for others. Nobody waits: two trials that train the same stage at once end with the same network.
+
     Args:
         config: the configuration.
         spec: the study it belongs to.
         data: its data set; training sees the training split only, the search the validation split only.
-        location: the study's folder, where checkpoints go; None keeps none.
+        location: the study's folder, where checkpoints go; None keeps none, and shares none.
         allow_code: whether an architecture of the user's own may run.
 
     Raises:
@@ -53,12 +57,14 @@ class Trial:
         self._fingerprint = fingerprint(config, spec)
         self._device = torch.device("cuda" if spec.resources.gpus_per_trial and torch.cuda.is_available() else "cpu")
         self._verify_seconds = 0.0
+        self._stage = DenseStage.of(config, spec, len(data.train.y))
         self._training = Training(
             Methods.of(config),
             config.target_sparsity,
             spec,
             data,
             config.seed,
+            self._stage,
             device=self._device,
             allow_code=allow_code,
         )
@@ -76,7 +82,7 @@ class Trial:
             SoundnessError: a sample was verified and falsified at once.
         """
         rung = next(index for index, epoch in enumerate(self._spec.rungs) if epoch > self._training.epoch)
-        self._training.train_until(self._spec.rungs[rung])
+        self._train_until(self._spec.rungs[rung])
         record = self._score(rung, "validation")
         if self._location is None:
             return record
@@ -98,6 +104,23 @@ class Trial:
     def score_on_test(self) -> Record:
         """Score the finished network on the test split; the search never calls this."""
         return self._score(len(self._spec.rungs) - 1, "test")
+
+    def _train_until(self, epoch: int) -> None:
+        dense = min(epoch, self._stage.epochs)
+        if self._training.epoch < dense:
+            self._pass_through_stage(dense)
+        self._training.train_until(epoch)
+
+    def _pass_through_stage(self, epoch: int) -> None:
+        """Reach `epoch` of the dense stage: from where others have come to, and left for others."""
+        training, stage, location = self._training, self._stage, self._location
+        found = stage.find(location, training.epoch, epoch) if location else None
+        if found is not None:
+            training.take_over(found)
+        if training.epoch < epoch:
+            training.train_stage_until(epoch)
+            if location is not None:
+                stage.leave(location, training.stage_checkpoint())
 
     def _score(self, rung: int, split_name: str) -> Record:
         spec, data, network, graph = self._spec, self._data, self._training.network, self._training.graph
@@ -158,6 +181,7 @@ class Trial:
             unstable_relu_fraction=unstable,
             train_seconds=self._training.train_seconds,
             verify_seconds=self._verify_seconds,
+            shared_seconds=self._training.shared_seconds,
             error=_unbounded(scores),
         )
 

@@ -4,10 +4,12 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from sparsevlr.trainables.mask import Mask, prunable_weights
-from sparsevlr.trainables.pruning import DISTRIBUTIONS, SCHEDULES, SCORES, kept_weights, prune
+from sparsevlr.trainables.pruning import DISTRIBUTIONS, SCHEDULES, SCORES, first_due, kept_weights, prune
 
 PAIRS = list(itertools.product(SCORES, DISTRIBUTIONS))
 
@@ -85,6 +87,26 @@ def test_schedules_rise_from_at_least_0_to_1(schedule: str) -> None:
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
     assert SCHEDULES[schedule].description
+
+
+OPTIONS = {
+    "one-shot": st.fixed_dictionaries({"at": st.floats(0, 1, exclude_max=True)}),
+    "gradual": st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(1, 40))
+    .filter(lambda drawn: abs(drawn[0] - drawn[1]) > 1e-9)
+    .map(lambda drawn: {"start": min(drawn[:2]), "end": max(drawn[:2]), "updates": drawn[2]}),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@given(data=st.data())
+def test_a_schedule_prunes_nothing_before_it_is_first_due_and_something_from_then_on(
+    schedule: str, data: st.DataObject
+) -> None:
+    chosen, steps = SCHEDULES[schedule](**data.draw(OPTIONS[schedule])), data.draw(st.integers(1, 200))
+    first = first_due(chosen, steps)
+    assert 0 <= first <= steps
+    for step in range(steps + 1):
+        assert (chosen.fraction(step / steps) > 0) == (step >= first)
 
 
 def test_magnitude_removes_the_smallest_and_global_looks_across_layers() -> None:

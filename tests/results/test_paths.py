@@ -27,6 +27,29 @@ def test_unsafe_checkpoints_are_refused(path):
         paths.check_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["stages", "stages/", "stages/0123456789abcdef", "stages/0123456789abcdef/", "stages/0123456789ABCDEF/epoch-1",
+     "stages/0123456789abcdef/epoch-1/", "stages/0123456789abcdef/epoch-01", "stages/0123456789abcdef/epoch--1",
+     "stages/0123456789abcdef/../study.json", "stages/../checkpoints/a", "stages//epoch-1", "/stages/a/epoch-1",
+     "stages/0123456789abcdef/epoch-1\n", "stages/0123456789abcdef/epoch-\N{ARABIC-INDIC DIGIT ONE}"],
+)  # fmt: skip
+def test_unsafe_stages_are_refused(path):
+    with pytest.raises(UnsafePath):
+        paths.check_saved(path)
+
+
+def test_a_stage_is_no_checkpoint_of_a_record():
+    path = paths.stage_path("0123456789abcdef", 12)
+    assert path == paths.check_saved(path) == "stages/0123456789abcdef/epoch-12"
+    assert paths.check_saved("checkpoints/a/rung-0") == "checkpoints/a/rung-0"
+    with pytest.raises(UnsafePath):
+        paths.check_checkpoint(path)
+    for key in BAD:
+        with pytest.raises(UnsafePath):
+            paths.stage_path(key, 1)
+
+
 @given(st.text(max_size=40))
 def test_whatever_passes_stays_inside(tmp_path_factory, text):
     root = tmp_path_factory.getbasetemp()

@@ -17,7 +17,7 @@ import pytest
 
 from sparsevlr.results import Store, open_study
 from sparsevlr.results.location import locate
-from sparsevlr.search import search
+from sparsevlr.search import resume, search
 from sparsevlr.search.engine import score_on_test
 from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset
 from sparsevlr.trainables.checkpoint import Checkpoint
@@ -25,7 +25,7 @@ from sparsevlr.trainables.trial import run_trial
 
 from .conftest import TINY
 
-TIMES = {"time", "train_seconds", "verify_seconds"}
+TIMES = {"time", "train_seconds", "verify_seconds", "shared_seconds"}
 
 OWN_ARCHITECTURE = """
 import os
@@ -170,6 +170,29 @@ def test_promotion_runs_to_the_last_trial_with_fewer_slots_than_trials(tmp_path:
         row["nonzero_weights"],
         row["n_unknown"],
     )
+
+
+def test_trials_share_their_dense_stages_and_the_study_clears_them_away(tmp_path: Path) -> None:
+    space = TINY["space"] | {"schedule.at": 0.5, "optimizer.learning_rate": 0.005, "architecture.hidden": [[16]]}  # type: ignore[operator]
+    study = search(tiny(trials=6, space=space, resources={"workers": 2}), str(tmp_path / "study"))
+    reports = [row for row in rows(study.reports()) if row["split"] == "validation"]
+    # The first two may train it side by side; the others cannot be in time for that.
+    assert {row["trial_id"] for row in reports if row["shared_seconds"]} >= {"00003", "00004", "00005"}
+    for row in reports:
+        config = TrialConfig(trial_id=row["trial_id"], seed=row["seed"], values=json.loads(row["config"]))
+        bare = run_trial(config, StudySpec.from_dict(study.spec), load_dataset("digits"))[row["rung"]].to_dict()
+        unlike = {name for name, value in bare.items() if value != row[name]}
+        assert unlike <= TIMES | {"checkpoint", "event", "state", "decision"}
+    assert not (tmp_path / "study" / "stages").exists()
+
+
+def test_a_study_that_was_cut_before_it_cleared_up_does_so_when_it_is_resumed(finished: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(finished, study)
+    assert not (study / "stages").exists()
+    (study / "stages" / "0123456789abcdef").mkdir(parents=True)
+    resume(str(study))
+    assert not (study / "stages").exists()
 
 
 def ray_workers() -> list[int]:

@@ -20,7 +20,7 @@ from sparsevlr.spaces import StudySpec
 
 from .conftest import TINY
 
-TIMES = {"time", "train_seconds", "verify_seconds"}
+TIMES = {"time", "train_seconds", "verify_seconds", "shared_seconds"}
 SPEC = TINY | {"trials": 10, "resources": {"workers": 1}}
 
 

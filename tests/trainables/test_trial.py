@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsevlr.results import Record
-from sparsevlr.results.location import Location, locate
 from sparsevlr.spaces import StudySpec, TrialConfig
 from sparsevlr.spaces.datasets import Dataset
 from sparsevlr.trainables import Diverged, Trial, run_trial
@@ -17,32 +15,7 @@ from sparsevlr.trainables.pruning import kept_weights
 from sparsevlr.trainables.ray_trainable import standing_checkpoint
 from sparsevlr.trainables.verification.crown import Crown
 
-TIMES = ("time", "train_seconds", "verify_seconds")
-
-
-def config(**changes: object) -> TrialConfig:
-    values = {
-        "architecture": "mlp",
-        "architecture.hidden": [24, 24],
-        "sparsity": 0.9,
-        "score": "magnitude",
-        "distribution": "global",
-        "schedule": "gradual",
-        "schedule.end": 0.5,
-        "loss": "ibp",
-        "optimizer": "adam",
-        "optimizer.learning_rate": 0.005,
-    }
-    return TrialConfig(trial_id="00007", seed=11, values=values | changes)
-
-
-def timeless(record: Record) -> dict[str, object]:
-    return {name: value for name, value in record.to_dict().items() if name not in (*TIMES, "checkpoint")}
-
-
-def study(path: Path) -> Location:
-    (path / "checkpoints").mkdir(parents=True)
-    return locate(path)
+from .trials import config, study, timeless
 
 
 def test_reports_every_rung_and_every_column(spec: StudySpec, digits: Dataset, tmp_path: Path) -> None:
@@ -84,30 +57,6 @@ def test_the_same_seed_gives_the_same_records_and_another_does_not(spec: StudySp
     assert first == second
     other = TrialConfig(trial_id="00007", seed=12, values=config().values)
     assert list(map(timeless, run_trial(other, spec, digits))) != first
-
-
-@pytest.mark.parametrize("schedule", [{}, {"schedule": "one-shot", "schedule.at": 0.3, "schedule.end": None}])
-@pytest.mark.parametrize("cut", [0, 1])
-def test_a_trial_that_resumes_is_the_trial_that_never_stopped(
-    spec: StudySpec, digits: Dataset, tmp_path: Path, cut: int, schedule: dict[str, object]
-) -> None:
-    values = {name: value for name, value in (dict(config().values) | schedule).items() if value is not None}
-    one = TrialConfig(trial_id="00007", seed=11, values=values)
-    location = study(tmp_path / "through")
-    through = run_trial(one, spec, digits, location=location)
-    other = study(tmp_path / "cut")
-    before = run_trial(one, spec, digits, location=other, on_report=lambda record: record.rung < cut)
-    resumed = Trial(one, spec, digits, location=other)
-    resumed.restore(before[-1].checkpoint)
-    after = []
-    while not resumed.finished:
-        after.append(resumed.advance())
-    assert list(map(timeless, [*before, *after])) == list(map(timeless, through))
-    ends = [Checkpoint.load(where, through[-1].checkpoint) for where in (location, other)]
-    for name, weights in ends[0].weights.items():
-        assert torch.equal(weights, ends[1].weights[name])
-    for name, kept in ends[0].mask.items():
-        assert torch.equal(kept, ends[1].mask[name])
 
 
 def test_what_ran_before_in_the_same_process_changes_nothing(spec: StudySpec, digits: Dataset) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 import torch
 from torch import Tensor, nn
 
@@ -18,12 +20,27 @@ SCORES: dict[str, type[Score]] = {"magnitude": Magnitude, "random": Random}
 DISTRIBUTIONS: dict[str, type[Distribution]] = {"global": Global, "uniform": Uniform}
 SCHEDULES: dict[str, type[Schedule]] = {"one-shot": OneShot, "gradual": Gradual}
 
-__all__ = ["DISTRIBUTIONS", "SCHEDULES", "SCORES", "Distribution", "Schedule", "Score", "kept_weights", "prune"]
+__all__ = [
+    "DISTRIBUTIONS",
+    "SCHEDULES",
+    "SCORES",
+    "Distribution",
+    "Schedule",
+    "Score",
+    "first_due",
+    "kept_weights",
+    "prune",
+]
 
 
 def kept_weights(total: int, sparsity: float) -> int:
     """How many of `total` weights a sparsity in [0, 1) leaves: rounded to the nearest, half to even."""
     return round((1.0 - sparsity) * total)
+
+
+def first_due(schedule: Schedule, steps: int) -> int:
+    """The first of `steps` + 1 steps, the end of training being the last, at which a schedule prunes anything."""
+    return bisect_right(range(steps), 0.0, key=lambda step: schedule.fraction(step / steps))
 
 
 def prune(
