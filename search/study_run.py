@@ -51,7 +51,7 @@ class StudyRun:
         store: open for writing.
         on_change: called after each event, for the display.
         may_write: called before each event; raises when this driver has lost the study to another.
-        clock: seconds that pass; the wall time of the study's limits begins to count here.
+        clock: seconds that pass; the wall time of the study's limits counts from here, or from the end of `replay`.
 
     Attributes:
         error: why nothing can be recorded any more: the study must end, and can be resumed. Every later attempt raises
@@ -255,6 +255,8 @@ class StudyRun:
         self._unfinished.extend(
             trial_id for trial_id, state in self._states.items() if state in UNDER_WAY or trial_id in self._halted
         )
+        # However long this took, the session has its whole wall time for trials.
+        self._began = self._clock()
 
     def __getstate__(self) -> dict[str, object]:
         # Ray pickles what it is given, for a restore of its own that we never use. The store stays with this process.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsevlr.results.pareto import hypervolume, orient
+from sparsevlr.results.pareto import front_mask, hypervolume, orient
 from sparsevlr.search.limits import Growth, Use, first_end, uses
 from sparsevlr.spaces import Limits, SpecError
 
@@ -64,6 +64,7 @@ def test_many_trials_cost_little_each() -> None:
     rng = np.random.default_rng(0)
     for point in rng.uniform(0, 0.7, (5000, 2)):
         ended(growth, *point)
+    assert front_mask(growth._front).all()
     assert len(growth._front) < 100
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.tune.search import Searcher
 
 from sparsevlr.results import Record, StorageError, Store, StudyError, open_study
 from sparsevlr.results.record import from_table
+from sparsevlr.search.ray_adapters import StudySearcher
 from sparsevlr.search.study_run import StudyRun
 from sparsevlr.spaces import StudySpec, TrialConfig
 
@@ -246,6 +248,61 @@ def test_a_front_that_moves_after_all_ends_the_stagnation() -> None:
     assert run.reported(measured(second.config, 0, spec)) == "complete"
     assert run.limit_reached is None
     assert run.next_trial() is not None
+
+
+def test_a_trial_that_was_halted_goes_on_first_when_stagnation_ends_in_the_same_session() -> None:
+    spec = tiny(limits={"stagnation": 1})
+    run = StudyRun(spec, Memory())
+    searcher = StudySearcher(run, slots=3)
+    configs = [TrialConfig.from_json(searcher.suggest(name)["trial"]) for name in "abc"]
+    for config in configs:
+        run.started(config.trial_id)
+    for rung in range(len(spec.rungs) - 1):
+        report = measured(configs[0], rung, spec).to_dict() | {"verified_auc": 2.0, "target_sparsity": 1.0}
+        assert run.reported(Record(**(report | {"sparsity": 1.0}))) == "continue"
+    run.failed(configs[1].trial_id, "broken")
+    searcher.on_trial_complete("b")
+    below_target = {"sparsity": 0.0, "target_sparsity": 0.5}
+    assert run.reported(Record(**(measured(configs[2], 0, spec).to_dict() | below_target))) == "halt"
+    searcher.on_trial_complete("c")
+    # One still runs, and may end the stagnation.
+    assert searcher.suggest("d") is None
+    assert run.reported(measured(configs[0], len(spec.rungs) - 1, spec)) == "complete"
+    assert TrialConfig.from_json(searcher.suggest("d")["trial"]) == configs[2]
+
+
+def test_with_nothing_under_way_a_limit_ends_the_search() -> None:
+    run = StudyRun(tiny(limits={"stagnation": 1}), Memory())
+    searcher = StudySearcher(run, slots=2)
+    trial_id = json.loads(searcher.suggest("a")["trial"])["trial_id"]
+    run.failed(trial_id, "broken")
+    assert searcher.suggest("b") is None
+    searcher.on_trial_complete("a", error=True)
+    assert searcher.suggest("b") == Searcher.FINISHED
+
+
+def test_what_a_trial_has_cost_counts_once() -> None:
+    spec = tiny(scheduler={"kind": "stopping", "eta": 2, "first_rung": 1}, limits={"compute_seconds": 100})
+    run = StudyRun(spec, Memory())
+    config, _ = run.next_trial()
+    run.started(config.trial_id)
+    for rung in (0, 1):
+        run.reported(measured(config, rung, spec))
+        assert [use.used for use in run.uses] == [spec.rungs[rung] + 0.5]
+
+
+def test_a_study_that_has_nothing_left_but_to_stop_who_waits_is_finished_whatever_its_limits() -> None:
+    spec = tiny(scheduler={"kind": "promotion", "eta": 2, "first_rung": 1}, limits={"stagnation": 5})
+    whole = Memory()
+    run = StudyRun(spec, whole)
+    run_one_after_the_other(run, spec)
+    assert run.finished
+    assert run.limit_reached
+    for cut in range(len(whole.events) - 6, len(whole.events)):
+        again = Memory()
+        again.events = list(whole.events[:cut])
+        run_one_after_the_other(replayed(spec, again, again.events), spec)
+        assert told(again.events) == told(whole.events)
 
 
 def test_what_cannot_be_stored_ends_the_study_and_nothing_is_stored_after_it(tmp_path: Path) -> None:
