@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -96,6 +97,9 @@ class Location:
             self.write(relative, data)
             return
         path = self.local / relative
+        # Never the folder itself: where a study has vanished, half of one in its place would keep it from coming back.
+        if not self.local.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from . import paths
-from .errors import StudyError
+from .errors import StorageError, StudyError
 from .location import Location, storage_errors
 
 BEAT_SECONDS = 2.0
@@ -61,13 +62,21 @@ class DriverLock:
         self._ended.set()
         if self._beating is not None:
             self._beating.join()
+        # A storage that has vanished takes its lock along; what it says now would hide why the driver ends.
         if self._file is not None and self._owner(self._file) == self._token:
-            self._file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._file.unlink()
 
     def check(self) -> None:
-        """Raises StudyLocked when another driver has taken the lock, after this process was thought dead."""
-        if self._file is not None and self._owner(self._file) != self._token:
-            raise StudyLocked(f"another driver has taken {self._shown} over; this one stops")
+        """Raises StudyLocked when another driver has taken the lock, after this process was thought dead, and
+        StorageError when the study is not there any more."""
+        if self._file is None or (owner := self._owner(self._file)) == self._token:
+            return
+        if owner is None and not self._file.with_name(paths.STUDY_FILE).is_file():
+            raise StorageError(
+                f"the study {self._shown} has vanished; bring it back, then go on with: sparsevlr resume {self._shown}"
+            )
+        raise StudyLocked(f"another driver has taken {self._shown} over; this one stops")
 
     def _create(self, file: Path) -> bool:
         content = {"token": self._token, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
@@ -75,10 +84,14 @@ class DriverLock:
             descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
             return False
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(json.dumps(content))
-            stream.flush()
-            os.fsync(stream.fileno())
+        try:
+            with os.fdopen(descriptor, "w") as stream:
+                stream.write(json.dumps(content))
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError:
+            file.unlink(missing_ok=True)
+            raise
         return True
 
     def _take_over(self, file: Path) -> None:
@@ -107,9 +120,11 @@ class DriverLock:
 
     def _beat(self, file: Path) -> None:
         while not self._ended.wait(BEAT_SECONDS):
-            if self._owner(file) != self._token:
+            if self._owner(file) not in (self._token, None):
                 return
-            os.utime(file)
+            # A storage that is away may come back.
+            with contextlib.suppress(OSError):
+                os.utime(file)
 
     def _owner(self, file: Path) -> str | None:
         try:

@@ -30,7 +30,7 @@ SCHEMA_VERSION = 1
 
 EVENTS = ("proposed", "report", "decision", "failed")
 STATES = ("pending", "running", "paused", "stopped", "completed", "failed")
-DECISIONS = ("start", "continue", "pause", "promote", "stop", "complete")
+DECISIONS = ("start", "continue", "pause", "promote", "halt", "stop", "complete")
 SPLITS = ("validation", "test")
 
 Direction = Literal["max", "min"]
@@ -86,7 +86,9 @@ class Record:
     Beyond the columns of the public interface: ``event`` (the kind, without which one table could not hold all four),
     ``time`` (unix seconds when it happened, for rates and estimates), ``data`` (name of the data set, so that tables
     of several studies can be joined), ``decision`` (the scheduler's word: it tells a promotion from a start, which
-    both lead to ``running``, and a replayed scheduler needs to know), and ``shared_seconds``.
+    both lead to ``running``, and a replayed scheduler needs to know; and a trial that was paused at a rung, to wait for
+    its promotion, from one that a limit of the study has halted: that one simply goes on, by ``continue``), and
+    ``shared_seconds``.
 
     Raises RecordError when a value has the wrong type or is not one of its column's words.
     """

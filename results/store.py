@@ -12,15 +12,17 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import fs
 
 from . import paths
-from .errors import StudyError
+from .errors import StorageError, StudyError
 from .journal import parse
 from .location import STORAGE_ERRORS, Location, locate, reason_of, storage_errors
 from .manifest import create_folder, new_manifest, parse_manifest, study_exists, to_json
@@ -30,6 +32,7 @@ from .record import RECORD_SCHEMA, Record
 from .writers import EventWriter, JournalWriter, ObjectWriter
 
 _WRITE_REMEDY = "make it writable, or choose another storage"
+_APPEND_REMEDY = "free space or bring the storage back, then go on with: sparsevlr resume"
 _READ_REMEDY = "check that the storage is there and readable"
 
 
@@ -38,10 +41,16 @@ class Snapshot(NamedTuple):
 
     ``events``: every event in the order of arrival, with `RECORD_SCHEMA`; second arrivals are still in it.
     ``problems``: one line per file or line that could not be read.
+    ``sessions``: in their order, when the first and the last event of each driver session was made (unix seconds).
     """
 
     events: pa.Table
     problems: tuple[str, ...]
+    sessions: tuple[tuple[float, float], ...] = ()
+
+
+Piece = tuple[tuple[int, str], int, pa.Table]
+"""Order of the session, position of the first event in it, events."""
 
 
 class Store:
@@ -135,7 +144,7 @@ class Store:
             raise StudyError(f"{self.uri} is open for reading only; open it with readonly=False to append")
         if not batch:
             return
-        with self._lock, storage_errors(f"write to {self.uri}", f"then go on with: sparsevlr resume {self.uri}"):
+        with self._lock, storage_errors(f"write to {self.uri}", f"{_APPEND_REMEDY} {self.uri}"):
             if self._writer is None:
                 self._writer = self._begin_session()
             self._writer.append(batch)
@@ -187,7 +196,12 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except StorageError:
+            # Everything is durable without; an error that is on its way says more.
+            if value is None:
+                raise
 
     def _begin_session(self) -> EventWriter:
         # A driver that holds a lock takes its epoch from there one day; until then it is one more than any seen.
@@ -201,7 +215,7 @@ class Store:
 
     def _read(self) -> Snapshot:
         problems: list[str] = []
-        pieces: list[tuple[tuple[int, str], int, pa.Table]] = []
+        pieces: list[Piece] = []
         covered: dict[str, list[paths.PartName]] = {}
         # Journals before parts: a journal that vanishes in between was sealed, so that its part is in the later list.
         journals = self._read_journals(problems)
@@ -223,7 +237,7 @@ class Store:
                 pieces.append((paths.session_order(journal.session), fresh[0][0], to_events(fresh)))
         pieces.sort(key=lambda piece: piece[:2])
         events = pa.concat_tables([EVENT_SCHEMA.empty_table(), *(piece[2] for piece in pieces)])
-        return Snapshot(events.select(RECORD_SCHEMA.names), tuple(problems))
+        return Snapshot(events.select(RECORD_SCHEMA.names), tuple(problems), _spans(pieces))
 
     def _read_journals(self, problems: list[str]) -> list[tuple[paths.JournalName, list[tuple[int, dict[str, Any]]]]]:
         journals = []
@@ -241,3 +255,11 @@ class Store:
             problems.extend(lines.problems)
             journals.append((name, lines.events))
         return journals
+
+
+def _spans(pieces: Sequence[Piece]) -> tuple[tuple[float, float], ...]:
+    spans = []
+    for _, of_session in groupby(pieces, key=lambda piece: piece[0]):
+        times = pc.min_max(pa.concat_tables([piece[2].select(["time"]) for piece in of_session])["time"])
+        spans.append((times["min"].as_py(), times["max"].as_py()))
+    return tuple(spans)

@@ -50,6 +50,7 @@ class Study:
         self._seen: tuple[tuple[str, int], ...] | None = None
         self._fold: Fold | None = None
         self._problems: tuple[str, ...] = ()
+        self._sessions: tuple[tuple[float, float], ...] = ()
 
     @property
     def uri(self) -> str:
@@ -76,6 +77,12 @@ class Study:
         """One line per stored file or line that cannot be read; everything else is in the tables."""
         self._read()
         return self._problems
+
+    @property
+    def sessions(self) -> tuple[tuple[float, float], ...]:
+        """In their order, when the first and the last event of each driver session was made (unix seconds)."""
+        self._read()
+        return self._sessions
 
     def events(self) -> pa.Table:
         """Every event in the order of arrival, second arrivals left out: what a replay needs."""
@@ -167,7 +174,8 @@ class Study:
         signature = self.store.signature()
         if self._fold is None or signature != self._seen:
             snapshot = self.store.read()
-            self._fold, self._problems = Fold(deduplicate(snapshot.events)), snapshot.problems
+            self._fold = Fold(deduplicate(snapshot.events))
+            self._problems, self._sessions = snapshot.problems, snapshot.sessions
             # Taken before reading: if more came in between, the next call reads once too often, never too seldom.
             self._seen = signature
         return self._fold

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from ..results import Study, StudyError
-from ..spaces import SpecError
+from ..spaces import MAY_CHANGE, SpecError, load_spec
 
 if TYPE_CHECKING:
     from .engine import Observer
@@ -87,8 +87,7 @@ def search(
     data_dir: DataDirOption = None,
     allow_code: AllowCodeOption = False,
 ) -> None:
-    """Run a new study to its end, show its front, and say where everything is."""
-    from ..spaces import load_spec
+    """Run a new study to its end or to one of its limits, show its front, and say where everything is."""
     from .engine import free_uri
     from .engine import search as run
 
@@ -105,15 +104,27 @@ def search(
 def resume(
     study: StudyArgument,
     trials: Annotated[int, typer.Option(metavar="N", min=0, help="How many trials to add.")] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help=f"Change a key of {', '.join(MAY_CHANGE)}; repeatable."),
+    ] = None,
+    spec: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Take those keys from a spec; all others must be the study's.")
+    ] = None,
     address: AddressOption = None,
     data_dir: DataDirOption = None,
     allow_code: AllowCodeOption = False,
 ) -> None:
-    """Go on with an interrupted study, or extend a finished one by more trials."""
+    """Go on with a study that was interrupted or came to a limit, or extend a finished one by more trials."""
     from .engine import resume as run
 
+    changes: dict[str, Any] = {
+        "spec": load_spec(spec) if spec else None,
+        "overrides": set_ or (),
+        "more_trials": trials,
+    }
     options: dict[str, Any] = {"address": address, "data_dir": data_dir, "allow_code": allow_code}
-    _follow(study, lambda observe: run(study, more_trials=trials, observe=observe, **options))
+    _follow(study, lambda observe: run(study, observe=observe, **changes, **options))
 
 
 @app.command()
@@ -239,6 +250,10 @@ def _follow(uri: str, run: Callable[[Observer], Study]) -> None:
     if failed := finished.trials("state = 'failed'")["error"].to_pylist():
         reason, times = Counter(failed).most_common(1)[0]
         errors.print(f"{len(failed)} trials failed, {times} of them with: {reason}")
+    if limit := progress.limit_reached:
+        errors.print(f"{limit.story}; {progress.summary}; go on with: {limit.remedy(uri)}")
+        if not len(front):
+            return
     if not len(front):
         errors.print(f"no trial was completed, so there is no front; see {_program()} trials {shlex.quote(uri)}")
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
@@ -19,12 +19,12 @@ from typing import Any
 import ray
 from ray import tune
 
-from ..results import Record, StorageError, Store, Study, open_study
+from ..results import Record, StorageError, Store, Study, StudyError, open_study
 from ..results.location import Location, locate, storage_errors
 from ..results.lock import DriverLock
 from ..results.paths import plot_path
 from ..results.record import from_table
-from ..spaces import StudySpec, TrialConfig
+from ..spaces import SpecError, StudySpec, TrialConfig, change_spec, check_changes
 from ..spaces.datasets import Dataset, load_dataset
 from ..trainables import Trial, check_space
 from ..trainables.ray_trainable import Gate, RayTrial, failed_record
@@ -48,7 +48,7 @@ def search(
     allow_code: bool = False,
     observe: Observer = lambda run: None,
 ) -> Study:
-    """Run a new study to its end and score its front on the test split.
+    """Run a new study to its end, or to one of its limits, and score its front on the test split.
 
     Args:
         spec: what to search.
@@ -59,11 +59,12 @@ def search(
         observe: for a display.
 
     Returns:
-        The finished study.
+        The study.
 
     Raises:
         SpecError: the spec is impossible, or does not fit its data.
-        StudyError: the study exists already, or its storage fails.
+        StudyError: the study exists already.
+        StorageError: its storage fails, now or later: it can be resumed then.
     """
     data = _checked_data(spec, data_dir, allow_code)
     check_resources(spec, address)
@@ -76,12 +77,14 @@ def resume(
     uri: str,
     *,
     more_trials: int = 0,
+    spec: StudySpec | None = None,
+    overrides: Sequence[str] = (),
     address: str | None = None,
     data_dir: str | None = None,
     allow_code: bool = False,
     observe: Observer = lambda run: None,
 ) -> Study:
-    """Go on with a study that was interrupted, or extend one that is finished.
+    """Go on with a study that was interrupted or came to a limit, or extend one that is finished.
 
     Everything comes from the store: what was reported is neither lost nor done again, unfinished trials go on from
     their last checkpoint, and sampler and rungs continue as if nothing had happened.
@@ -89,26 +92,50 @@ def resume(
     Args:
         uri: the study.
         more_trials: how many trials to add to those it was meant to have.
+        spec: what the study shall be from now on, its name aside; by default what it is. Only keys of `MAY_CHANGE` may
+            differ, and all that differs beyond is named by the error.
+        overrides: `key=value` on top of that, as for `load_spec`.
         address, data_dir, allow_code, observe: as for `search`.
 
     Raises:
         StudyMissing: there is no such study.
         StudyLocked: another driver works on it.
-        StudyError: its storage fails.
-        SpecError: its data is not here.
+        StorageError: its storage fails, now or later.
+        StudyError: its events do not belong to its spec, or a limit is reached still. Nothing is changed then.
+        SpecError: its data is not here, or something differs that may not.
     """
     with Store.open(uri, readonly=False) as store, DriverLock(store.location) as lock:
-        spec = StudySpec.from_dict(store.spec)
-        data = _checked_data(spec, data_dir, allow_code)
-        check_resources(spec, address)
-        if more_trials:
-            spec = StudySpec.from_dict(spec.to_dict() | {"trials": spec.trials + more_trials})
-            store.replace_spec(spec.to_dict())
+        before = StudySpec.from_dict(store.spec)
+        wanted = _changed(before, spec, overrides, more_trials)
+        data = _checked_data(wanted, data_dir, allow_code)
+        check_resources(wanted, address)
+        events = from_table(Study(store).events())
+        proposed = sum(event.event == "proposed" for event in events)
+        if wanted.trials < proposed:
+            raise SpecError(f"trials must be at least {proposed}, as many as the study has, got {wanted.trials}")
+        run = StudyRun(wanted, store, on_change=observe, may_write=lock.check)
+        run.replay(events)
+        if run.limit_reached and not run.finished and not _untested(store):
+            raise StudyError(f"{run.limit_reached.story}; raise the limit: {run.limit_reached.remedy(store.uri)}")
+        if wanted != before:
+            store.replace_spec(wanted.to_dict())
         store.seal_abandoned()
-        run = StudyRun(spec, store, on_change=observe, may_write=lock.check)
-        run.replay(from_table(Study(store).events()))
         _run(run, store, data, address, allow_code, observe)
     return open_study(uri)
+
+
+def _changed(before: StudySpec, spec: StudySpec | None, overrides: Sequence[str], more_trials: int) -> StudySpec:
+    """The specification that a study goes on with.
+
+    Raises:
+        SpecError: something differs that may not.
+    """
+    # A file's name need not be the study's.
+    given = before if spec is None else change_spec(spec, [f"name={json.dumps(before.name)}"])
+    wanted = change_spec(given, overrides)
+    wanted = change_spec(wanted, [f"trials={wanted.trials + more_trials}"])
+    check_changes(before, wanted)
+    return wanted
 
 
 def _checked_data(spec: StudySpec, data_dir: str | None, allow_code: bool) -> Dataset:
@@ -123,7 +150,7 @@ def _run(run: StudyRun, store: Store, data: Dataset, address: str | None, allow_
     if not run.finished or _untested(store):
         with _terminable(), _cluster(run.spec, address, allow_code) as at_once:
             shared = ray.put(data)
-            if not run.finished:
+            if not run.finished and not run.limit_reached:
                 _run_trials(run, store.location, shared, at_once, allow_code)
             _score_front_on_test(run, store, shared, allow_code)
     if run.finished:
@@ -161,8 +188,14 @@ def _run_trials(run: StudyRun, location: Location, data: Any, at_once: int, allo
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=False),
             ),
         ).fit()
+    except Exception:
+        # Ray puts what its views of the study raise into an error of its own.
+        if run.error is None:
+            raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    if run.error is not None:
+        raise run.error
 
 
 def _untested(store: Store) -> list[dict[str, Any]]:

@@ -7,17 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
 
-import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..results.pareto import hypervolume, orient
-from ..results.record import DIRECTIONS
-from ..results.study import worst_value
 from .bands import best_by_band
+from .limits import Use, first_end
 from .scores import objective_values
 from .study_run import OVER, StudyRun
 
@@ -37,6 +34,7 @@ class Progress:
         self._uri, self._console = uri, console
         self._run: StudyRun | None = None
         self._over_before = 0
+        self._before: list[Use] = []
         self._started = time.monotonic()
         self._last_line = self._started
         self._live = Live(get_renderable=self._table, console=console, refresh_per_second=2, transient=True)
@@ -62,7 +60,7 @@ class Progress:
 
     def _begin(self, run: StudyRun) -> None:
         self._run, spec = run, run.spec
-        self._over_before = _over(_counts(run))
+        self._over_before, self._before = _over(_counts(run)), run.uses
         before = f", {self._over_before} of them over already" if self._over_before else ""
         self._console.print(
             f"searching {spec.data}: {spec.trials} trials of up to {spec.epochs} epochs{before}, "
@@ -76,13 +74,26 @@ class Progress:
         """Seconds since the study began."""
         return time.monotonic() - self._started
 
+    @property
+    def limit_reached(self) -> Use | None:
+        """The limit that has ended the study before its last trial."""
+        return None if self._run is None or self._run.finished else self._run.limit_reached
+
+    @property
+    def summary(self) -> str:
+        """How many trials are in which state."""
+        return "" if self._run is None else _states(self._run)
+
     def _time(self, run: StudyRun) -> str:
         over = _over(_counts(run))
-        if over >= run.spec.trials:
+        if over >= run.spec.trials or run.limit_reached:
             return f"elapsed {clock(self.elapsed)}, measuring the front on the test split"
         done = over - self._over_before
-        left = f", about {clock(self.elapsed / done * (run.spec.trials - over))} left" if done else ""
-        return f"elapsed {clock(self.elapsed)}{left}"
+        before = {use.limit: use.used for use in self._before}
+        gained = {use.limit: use.used - before[use.limit] for use in run.uses}
+        gained |= {"trials": done, "stagnation": done}
+        left = first_end([Use("trials", over, run.spec.trials), *run.uses], gained, self.elapsed)
+        return f"elapsed {clock(self.elapsed)}" + (f", about {clock(left.seconds)} left" if left else "")
 
     def _line(self, run: StudyRun) -> str:
         best = "; ".join(
@@ -103,7 +114,7 @@ class Progress:
         for best in best_by_band(_completed(run, ("sparsity", "verified_accuracy"))):
             shown = "-" if best.verified_accuracy is None else f"{best.verified_accuracy:.1%}"
             table.add_row(best.band.name, str(best.trials), shown)
-        return Group(table, Text(_states(run)), Text(f"hypervolume {_hypervolume(run):.3f}"), Text(self._time(run)))
+        return Group(table, Text(_states(run)), Text(f"hypervolume {run.hypervolume:.3f}"), Text(self._time(run)))
 
 
 def _counts(run: StudyRun) -> Counter[str]:
@@ -125,17 +136,6 @@ def _completed(run: StudyRun, columns: Sequence[str]) -> list[list[float]]:
     """Those columns of every completed trial."""
     reports = list(run.reports.items())
     return [objective_values(record, columns) for trial, record in reports if run.states[trial] == "completed"]
-
-
-def _hypervolume(run: StudyRun) -> float:
-    objectives = run.spec.objectives
-    rows = _completed(run, objectives)
-    if not rows:
-        return 0.0
-    directions = [DIRECTIONS[name] for name in objectives]
-    seen = np.array([objective_values(record, objectives) for record in list(run.reports.values())])
-    corner = [worst_value(name, column) for name, column in zip(objectives, seen.T, strict=True)]
-    return hypervolume(orient(rows, directions), orient([corner], directions)[0])
 
 
 def clock(seconds: float) -> str:

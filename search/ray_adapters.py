@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from ..results import Record
+from ..results import Record, StorageError
 from ..spaces import TrialConfig
 from .study_run import StudyRun
 
@@ -36,7 +36,8 @@ class StudySearcher(Searcher):
             return None
         assignment = self._run.next_trial()
         if assignment is None:
-            return str(Searcher.FINISHED) if self._run.finished else None
+            ended = self._run.finished or (self._run.limit_reached is not None and not self._live)
+            return str(Searcher.FINISHED) if ended else None
         self._live.add(trial_id)
         return {"trial": assignment.config.to_json(), "checkpoint": assignment.checkpoint}
 
@@ -58,6 +59,8 @@ class StudyScheduler(FIFOScheduler):
         self._run = run
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
+        if "storage_error" in result:
+            self._run.break_off(StorageError(result["storage_error"]))
         record = Record(**json.loads(result["record"]))
         if record.event == "failed":
             self._run.failed(record.trial_id, record.error or "no reason given")

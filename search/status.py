@@ -2,44 +2,80 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
 from ..results import Study
+from ..spaces import Limits
 from .bands import best_by_band
+from .limits import Growth, Use, first_end, uses
 from .progress import clock
 from .study_run import OVER
 
 QUIET_SECONDS = 120.0
 
 
+class Pace(NamedTuple):
+    """What a stretch of time has brought: its seconds, trials that came to their end, seconds of compute."""
+
+    seconds: float
+    over: int
+    compute_seconds: float
+
+
+class Past(NamedTuple):
+    """What the events of a study tell: `all` of it, the `newest` session, and trials over since the last growth."""
+
+    all: Pace
+    newest: Pace
+    stagnation: int
+
+
 def status_of(study: Study) -> dict[str, Any]:
     """Facts about a study, as plain JSON values.
 
-    `seconds_since_last_event` tells a running study from an interrupted one: there is no other sign of life in a store.
+    `seconds_active` sums over sessions, so that a night between an interruption and a resume does not count.
+    `seconds_left` follows from the pace of the newest session (of all, where no trial has ended in it yet) and from
+    `ends_by`, whatever comes first of the trials and the limits. `seconds_since_last_event` tells a running study from
+    an interrupted one: there is no other sign of life in a store.
     """
     trials = study.trials()
     counts = Counter(trials["state"].to_pylist())
     planned = int(study.spec["trials"])
-    times = study.events()["time"]
-    first, last = (pc.min(times).as_py(), pc.max(times).as_py()) if len(times) else (None, None)
+    limits = Limits(**study.spec.get("limits", {}))
+    past = _past(study, limits)
+    silent = time.time() - study.sessions[-1][1] if study.sessions else None
     completed = trials.filter(pc.equal(trials["state"], "completed"))
     pairs = zip(completed["sparsity"].to_pylist(), completed["verified_accuracy"].to_pylist(), strict=True)
     over = sum(counts[state] for state in OVER)
-    elapsed = last - first if first is not None else 0.0
+    used = [Use("trials", over, planned)]
+    used += uses(
+        limits,
+        wall_seconds=past.newest.seconds,
+        compute_seconds=past.all.compute_seconds,
+        stagnation=past.stagnation,
+    )
+    pace = past.newest if past.newest.over and past.newest.seconds > 0 else past.all
+    gained = {"trials": pace.over, "stagnation": pace.over, "compute_seconds": pace.compute_seconds}
+    if silent is not None and silent <= QUIET_SECONDS:
+        gained["wall_seconds"] = pace.seconds
+    end = first_end(used, gained, pace.seconds) if over < planned else None
     return {
         "study": study.uri,
         "trials": planned,
         "over": over,
         **{state: counts[state] for state in ("pending", "running", "paused", *OVER)},
         "finished": over >= planned,
-        "seconds_active": elapsed,
-        "seconds_left": elapsed / over * (planned - over) if over else None,
-        "seconds_since_last_event": time.time() - last if last is not None else None,
+        "limits": {use.limit: {"used": use.used, "allowed": use.allowed} for use in used},
+        "seconds_active": past.all.seconds,
+        "seconds_left": end.seconds if end else None,
+        "ends_by": end.limit if end else None,
+        "seconds_since_last_event": silent,
         "hypervolume": study.hypervolume(),
         "best": {best.band.name: best.verified_accuracy for best in best_by_band(pairs)},
         "problems": list(study.problems),
@@ -56,12 +92,52 @@ def status_text(facts: Mapping[str, Any]) -> str:
             f"sparsity     {name}: " + ("nothing completed" if verified is None else f"{verified:.1%} verified")
         )
     lines.append(f"hypervolume  {facts['hypervolume']:.3f}")
+    limits = [Use(name, **use) for name, use in facts["limits"].items() if name != "trials"]
+    lines += [f"limit        {use.limit}: {use}" for use in limits]
     lines.append(f"active for   {clock(facts['seconds_active'])}")
     if not facts["finished"]:
-        left = facts["seconds_left"]
-        lines.append("left         " + ("unknown yet" if left is None else f"about {clock(left)}"))
+        lines.append(f"left         {_left(facts, limits)}")
         silent = facts["seconds_since_last_event"]
         if silent is not None and silent > QUIET_SECONDS:
-            lines.append(f"silent for   {clock(silent)}: it may have been interrupted")
+            lines.append(f"silent for   {clock(silent)}: it may have been interrupted, or have come to a limit")
     lines += [f"warning: {problem}" for problem in facts["problems"]]
     return "\n".join(lines)
+
+
+def _left(facts: Mapping[str, Any], limits: list[Use]) -> str:
+    # A session's wall time says nothing about the next session.
+    for use in limits:
+        if use.reached and use.limit != "wall_seconds":
+            return f"{use.story}; raise it: {use.remedy(facts['study'])}"
+    if facts["seconds_left"] is None:
+        return "unknown yet"
+    by = "" if facts["ends_by"] == "trials" else f", until limits.{facts['ends_by']} is reached"
+    return f"about {clock(facts['seconds_left'])}{by}"
+
+
+def _past(study: Study, limits: Limits) -> Past:
+    objectives = study.objectives
+    growth = Growth(objectives, limits.tolerance)
+    began = study.sessions[-1][0] if study.sessions else 0.0
+    cost: dict[str, float] = {}
+    values: dict[str, list[float]] = {}
+    newest_cost, over, newest_over = 0.0, 0, 0
+    columns = ["trial_id", "event", "split", "state", "time", "train_seconds", "verify_seconds"]
+    for row in study.events().select([*columns, *(name for name in objectives if name not in columns)]).to_pylist():
+        trial_id, newest = row["trial_id"], row["time"] >= began
+        if row["event"] == "report":
+            if row["split"] == "validation":
+                total = (row["train_seconds"] or 0.0) + (row["verify_seconds"] or 0.0)
+                newest_cost += newest * (total - cost.get(trial_id, 0.0))
+                cost[trial_id] = total
+                values[trial_id] = [math.nan if row[name] is None else float(row[name]) for name in objectives]
+                growth.measured(values[trial_id])
+        elif row["state"] in OVER:
+            over, newest_over = over + 1, newest_over + newest
+            growth.ended(values[trial_id] if row["state"] == "completed" else None)
+    seconds = [last - first for first, last in study.sessions]
+    return Past(
+        all=Pace(sum(seconds), over, sum(cost.values())),
+        newest=Pace(seconds[-1] if seconds else 0.0, newest_over, newest_cost),
+        stagnation=growth.stagnation,
+    )

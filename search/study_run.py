@@ -7,14 +7,17 @@ replaying its events leads to the same sampler, the same rungs and the same unfi
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple, NoReturn
 
-from ..results import Record, Store
-from ..spaces import StudySpec, TrialConfig
+from ..results import Record, Store, StudyError
+from ..spaces import SpecError, StudySpec, TrialConfig
 from ..trainables.methods import fingerprint
 from .asha import SCHEDULERS
+from .limits import Growth, Use, uses
 from .sampler import Sampler
 from .scores import at_target, objective_values, rung_values
 
@@ -23,11 +26,14 @@ STATE_AFTER = {
     "continue": "running",
     "pause": "paused",
     "promote": "running",
+    "halt": "paused",
     "stop": "stopped",
     "complete": "completed",
 }
 OVER = ("completed", "stopped", "failed")
 UNDER_WAY = ("pending", "running")
+
+EDITED = "study.json must have been edited: put the old values back, or start a new study with: sparsevlr search"
 
 
 class Assignment(NamedTuple):
@@ -45,7 +51,14 @@ class StudyRun:
         store: open for writing.
         on_change: called after each event, for the display.
         may_write: called before each event; raises when this driver has lost the study to another.
+        clock: seconds that pass; the wall time of the study's limits counts from here, or from the end of `replay`.
+
+    Attributes:
+        error: why nothing can be recorded any more: the study must end, and can be resumed. Every later attempt raises
+            it again, whatever becomes of it in between.
     """
+
+    error: StudyError | None = None
 
     def __init__(
         self,
@@ -54,6 +67,7 @@ class StudyRun:
         *,
         on_change: Callable[[StudyRun], None] = lambda run: None,
         may_write: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec = spec
         self._store, self._on_change, self._may_write = store, on_change, may_write
@@ -64,6 +78,10 @@ class StudyRun:
         self._reports: dict[str, Record] = {}
         self._configs: dict[str, TrialConfig] = {}
         self._unfinished: deque[str] = deque()
+        self._halted: set[str] = set()
+        self._clock, self._began = clock, clock()
+        self._compute_seconds = 0.0
+        self._growth = Growth(spec.objectives, spec.limits.tolerance)
 
     @property
     def states(self) -> Mapping[str, str]:
@@ -85,22 +103,40 @@ class StudyRun:
         """Whether every trial is over."""
         return not self.trials_left and all(state in OVER for state in self._states.values())
 
-    def next_trial(self) -> Assignment | None:
-        """The next trial to run: one that was interrupted, else one to promote, else a new one.
+    @property
+    def uses(self) -> list[Use]:
+        """How much of each limit that is set is used up."""
+        return uses(
+            self.spec.limits,
+            wall_seconds=self._clock() - self._began,
+            compute_seconds=self._compute_seconds,
+            stagnation=self._growth.stagnation,
+        )
 
-        None where there is nothing to do at present. When nothing runs any more either, no paused trial can be promoted
-        ever, and all of them are stopped.
+    @property
+    def limit_reached(self) -> Use | None:
+        """The first limit that is reached, if any: then no trial goes on.
+
+        It follows from the events alone, wall time aside; stagnation ends when a trial that was under way moves the
+        front after all.
         """
-        if self._unfinished:
-            return self._from_checkpoint(self._unfinished.popleft())
+        return next((use for use in self.uses if use.reached), None)
+
+    @property
+    def hypervolume(self) -> float:
+        """Of the completed trials."""
+        return self._growth.hypervolume
+
+    def next_trial(self) -> Assignment | None:
+        """The next trial to run: one that was interrupted or halted, else one to promote, else a new one.
+
+        None where there is nothing to do at present, or where a limit is reached. When nothing is left and nothing runs
+        any more either, no paused trial can be promoted ever, and all of them are stopped.
+        """
         more = len(self._configs) < self.spec.trials
         promotion = self._asha.next_promotion(exact=not more) if self._asha else None
-        if promotion is not None and self._asha is not None:
-            self._asha.leave(promotion)
-            self._decided(promotion, "promote", self._reports[promotion].rung)
-            return self._from_checkpoint(promotion)
-        if more:
-            return self._new()
+        if self._unfinished or promotion is not None or more:
+            return None if self.limit_reached else self._hand_out(promotion)
         if not any(state in UNDER_WAY for state in self._states.values()):
             for trial_id in [trial_id for trial_id, state in self._states.items() if state == "paused"]:
                 assert self._asha is not None
@@ -108,6 +144,18 @@ class StudyRun:
                 self._decided(trial_id, "stop", self._reports[trial_id].rung)
                 self._tell(trial_id)
         return None
+
+    def _hand_out(self, promotion: str | None) -> Assignment:
+        if self._unfinished:
+            trial_id = self._unfinished.popleft()
+            if trial_id in self._halted:
+                self._decided(trial_id, "continue", self._reports[trial_id].rung)
+            return self._from_checkpoint(trial_id)
+        if promotion is not None and self._asha is not None:
+            self._asha.leave(promotion)
+            self._decided(promotion, "promote", self._reports[promotion].rung)
+            return self._from_checkpoint(promotion)
+        return self._new()
 
     def _from_checkpoint(self, trial_id: str) -> Assignment:
         report = self._reports.get(trial_id)
@@ -135,7 +183,7 @@ class StudyRun:
             self._decided(trial_id, "start", None)
 
     def reported(self, record: Record) -> str:
-        """A rung is reached on the validation split: `continue`, `pause`, `stop` or `complete`.
+        """A rung is reached on the validation split: `continue`, `pause`, `halt`, `stop` or `complete`.
 
         A report that arrives twice, as happens after a worker's retry, is not stored again and changes no rung. When a
         worker dies between a report and its end, Ray may run a trial on that is over or paused here: it is stopped.
@@ -151,6 +199,8 @@ class StudyRun:
         decision = self._judge(record)
         self._decided(record.trial_id, decision, record.rung)
         self._tell(record.trial_id)
+        if decision == "halt":
+            self._unfinished.append(record.trial_id)
         return decision
 
     def tested(self, record: Record) -> None:
@@ -165,11 +215,19 @@ class StudyRun:
         self._tell(trial_id)
         self._discard(self._reports.get(trial_id))
 
+    def break_off(self, error: StudyError) -> NoReturn:
+        """End the study by `error`: nothing is recorded any more."""
+        with self._writing():
+            raise error
+
     def replay(self, events: Iterable[Record]) -> None:
         """Rebuild this state from the events of a store, in their order of arrival; nothing is appended for them.
 
         A report whose decision was lost in between is decided now, as it would have been then. Trials that were under
-        way are handed out first.
+        way or halted are handed out first.
+
+        Raises:
+            StudyError: the events do not belong to this specification; nothing is appended then.
         """
         undecided: dict[str, tuple[str, int | None]] = {}
         reports: list[Record] = []
@@ -177,14 +235,15 @@ class StudyRun:
             if event.split == "test":
                 continue
             if event.event == "proposed":
-                config = _config(event)
+                config = self._recorded_config(event)
                 self._sampler.ask_again(len(self._configs), config)
                 self._configs[config.trial_id] = config
-            waited = self._states.get(event.trial_id) == "paused"
+            waited = self._states.get(event.trial_id) == "paused" and event.trial_id not in self._halted
             self._remember(event)
             if waited and self._asha is not None:
                 self._asha.leave(event.trial_id)
             if event.event == "report":
+                self._check_rung(event)
                 undecided[event.trial_id] = (self._judge(event), event.rung)
                 reports.append(event)
             elif event.event != "proposed" and event.decision != "start":
@@ -197,7 +256,11 @@ class StudyRun:
         for trial_id, (decision, rung) in undecided.items():
             self._decided(trial_id, decision, rung)
             self._tell(trial_id)
-        self._unfinished.extend(trial_id for trial_id, state in self._states.items() if state in UNDER_WAY)
+        self._unfinished.extend(
+            trial_id for trial_id, state in self._states.items() if state in UNDER_WAY or trial_id in self._halted
+        )
+        # However long this took, the session has its whole wall time for trials.
+        self._began = self._clock()
 
     def __getstate__(self) -> dict[str, object]:
         # Ray pickles what it is given, for a restore of its own that we never use. The store stays with this process.
@@ -207,17 +270,20 @@ class StudyRun:
         rung = _rung(record)
         if rung == len(self.spec.rungs) - 1:
             return "complete"
-        if self._asha is None or not at_target(record):
-            return "continue"
-        return self._asha.enter(record.trial_id, rung, rung_values(record, self.spec.objectives))
+        decision = "continue"
+        if self._asha is not None and at_target(record):
+            decision = self._asha.enter(record.trial_id, rung, rung_values(record, self.spec.objectives))
+        return "halt" if decision == "continue" and self.limit_reached else decision
 
     def _tell(self, trial_id: str) -> None:
-        """Let the sampler know what became of a trial that is over."""
+        """Let the sampler and the limits know what became of a trial that is over."""
         state = self._states[trial_id]
-        if state == "completed":
-            self._sampler.tell(trial_id, objective_values(self._reports[trial_id], self.spec.objectives))
-        elif state in OVER:
-            self._sampler.tell(trial_id, None, stopped=state == "stopped")
+        if state not in OVER:
+            return
+        completed = state == "completed"
+        values = objective_values(self._reports[trial_id], self.spec.objectives) if completed else None
+        self._sampler.tell(trial_id, values, stopped=state == "stopped")
+        self._growth.ended(values)
 
     def _decided(self, trial_id: str, decision: str, rung: int | None) -> None:
         state = STATE_AFTER[decision]
@@ -228,26 +294,69 @@ class StudyRun:
     def _discard(self, report: Record | None) -> None:
         """Remove the checkpoint of a report that is superseded, or whose trial is over without a result."""
         if report is not None and report.checkpoint is not None:
-            self._store.discard_checkpoint(report.checkpoint)
+            with self._writing():
+                self._store.discard_checkpoint(report.checkpoint)
 
     def _append(self, record: Record) -> None:
-        self._may_write()
-        self._store.append([record])
+        with self._writing():
+            self._may_write()
+            self._store.append([record])
         if record.split != "test":
             self._remember(record)
         self._on_change(self)
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        if self.error is not None:
+            raise self.error
+        try:
+            yield
+        except StudyError as error:
+            self.error = error
+            raise
+
     def _remember(self, record: Record) -> None:
+        trial_id = record.trial_id
         if record.state is not None:
-            self._states[record.trial_id] = record.state
+            self._states[trial_id] = record.state
         if record.event == "report":
-            self._reports[record.trial_id] = record
+            self._compute_seconds += _cost(record) - _cost(self._reports.get(trial_id))
+            self._growth.measured(objective_values(record, self.spec.objectives))
+            self._reports[trial_id] = record
+        elif record.decision == "halt":
+            self._halted.add(trial_id)
+        else:
+            self._halted.discard(trial_id)
+
+    def _recorded_config(self, proposed: Record) -> TrialConfig:
+        """The configuration of a trial that was proposed before, which must mean what it meant then."""
+        assert proposed.config is not None
+        assert proposed.seed is not None
+        try:
+            config = TrialConfig(trial_id=proposed.trial_id, seed=proposed.seed, values=json.loads(proposed.config))
+            self.spec.space.check_point(config.values)
+        except SpecError as error:
+            raise StudyError(f"trial {proposed.trial_id} is none of this study's space: {error}; {EDITED}") from None
+        found = fingerprint(config, self.spec)
+        if proposed.fingerprint not in (None, found):
+            raise StudyError(
+                f"trial {proposed.trial_id} has the fingerprint {proposed.fingerprint} on record, and {found} by the "
+                f"study's specification; {EDITED}"
+            )
+        return config
+
+    def _check_rung(self, report: Record) -> None:
+        rung, rungs = _rung(report), self.spec.rungs
+        if report.epoch is not None and (rung >= len(rungs) or report.epoch != rungs[rung]):
+            raise StudyError(
+                f"trial {report.trial_id} reported rung {rung} after epoch {report.epoch}, and the study's "
+                f"specification has its rungs after {', '.join(map(str, rungs))}; {EDITED}"
+            )
 
 
-def _config(proposed: Record) -> TrialConfig:
-    assert proposed.config is not None
-    assert proposed.seed is not None
-    return TrialConfig(trial_id=proposed.trial_id, seed=proposed.seed, values=json.loads(proposed.config))
+def _cost(report: Record | None) -> float:
+    """Seconds of training and verification so far."""
+    return 0.0 if report is None else (report.train_seconds or 0.0) + (report.verify_seconds or 0.0)
 
 
 def _rung(record: Record) -> int:

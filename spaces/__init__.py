@@ -3,13 +3,14 @@
 Only `spaces.architectures` imports torch.
 """
 
+from .changes import MAY_CHANGE, check_changes
 from .config import TrialConfig
 from .datasets import DATASETS, Dataset, MissingDataError, Split, load_dataset
 from .errors import SpecError
-from .load import DEFAULT_PRESET, PRESETS, load_spec
+from .load import DEFAULT_PRESET, PRESETS, change_spec, load_spec
 from .objectives import OBJECTIVES, Direction
 from .rules import FAMILIES
-from .sections import Ramp, Resources, Scheduler, Verification
+from .sections import Limits, Ramp, Resources, Scheduler, Verification
 from .space import Categorical, Constant, Float, Int, Parameter, SearchSpace
 from .spec import StudySpec
 
@@ -17,6 +18,7 @@ __all__ = [
     "DATASETS",
     "DEFAULT_PRESET",
     "FAMILIES",
+    "MAY_CHANGE",
     "OBJECTIVES",
     "PRESETS",
     "Categorical",
@@ -25,6 +27,7 @@ __all__ = [
     "Direction",
     "Float",
     "Int",
+    "Limits",
     "MissingDataError",
     "Parameter",
     "Ramp",
@@ -36,6 +39,8 @@ __all__ = [
     "StudySpec",
     "TrialConfig",
     "Verification",
+    "change_spec",
+    "check_changes",
     "load_dataset",
     "load_spec",
 ]

@@ -49,7 +49,7 @@ PRESETS: Final[dict[str, Preset]] = {
     )
 }
 
-SECTIONS: Final = ("ramp", "scheduler", "verification", "resources", "data_options", "space")
+SECTIONS: Final = ("ramp", "scheduler", "verification", "limits", "resources", "data_options", "space")
 """Keys of a specification that hold keys themselves, so that `--set` may name those with a dot."""
 
 
@@ -82,6 +82,18 @@ def load_spec(source: str | Path | None = None, overrides: Sequence[str] = ()) -
     except SpecError as error:
         where = f"{origin} with {listed(f'--set {override}' for override in overrides)}" if overrides else origin
         raise SpecError(f"{where}: {error}") from None
+
+
+def change_spec(spec: StudySpec, overrides: Sequence[str]) -> StudySpec:
+    """`spec` with single keys replaced, as `load_spec` does.
+
+    Raises:
+        SpecError: as `load_spec`.
+    """
+    content = spec.to_dict()
+    for override in overrides:
+        _apply(content, override)
+    return StudySpec.from_dict(content)
 
 
 def _read_file(name: str) -> tuple[dict[str, Any], str]:

@@ -110,6 +110,24 @@ class Verification(SpecModel):
 
 
 @final
+class Limits(SpecModel):
+    """When a study ends before its last trial; null for no limit.
+
+    Attributes:
+        wall_seconds: of one `search` or `resume`, from its start.
+        compute_seconds: of training and verification, summed over all trials as they report, over all sessions.
+        stagnation: trials that have come to their end (completed, stopped or failed) since the hypervolume of the
+            completed ones last grew.
+        tolerance: relative growth of the hypervolume that is none yet.
+    """
+
+    wall_seconds: StrictFloat | None = Field(default=None, gt=0)
+    compute_seconds: StrictFloat | None = Field(default=None, gt=0)
+    stagnation: StrictInt | None = Field(default=None, ge=1)
+    tolerance: StrictFloat = Field(default=0.001, ge=0)
+
+
+@final
 class Resources(SpecModel):
     """What trials run on.
 

@@ -21,7 +21,7 @@ from .frozen import FrozenMapping, freeze_all, thaw
 from .model import SpecModel
 from .objectives import OBJECTIVES, Direction
 from .rules import DEFAULT_SPACE, check_architectures, check_names, check_values, with_defaults
-from .sections import Ramp, Resources, Scheduler, Verification
+from .sections import Limits, Ramp, Resources, Scheduler, Verification
 from .space import SearchSpace
 from .suggest import closest, listed
 
@@ -65,6 +65,7 @@ class StudySpec(SpecModel):
     sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
     scheduler: Scheduler = Scheduler()
     verification: Verification = Verification()
+    limits: Limits = Limits()
     resources: Resources = Resources()
 
     model_config = ConfigDict(arbitrary_types_allowed=True)

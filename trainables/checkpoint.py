@@ -13,7 +13,7 @@ from safetensors import torch as tensors
 from torch import Tensor, nn
 
 from ..results import paths
-from ..results.location import Location
+from ..results.location import Location, storage_errors
 from .errors import CheckpointError
 from .mask import Mask
 
@@ -47,7 +47,11 @@ class Checkpoint:
     fingerprint: str
 
     def save(self, location: Location, path: str) -> None:
-        """Write to the folder `path` of a study; `state.json`, the last file, makes the checkpoint valid."""
+        """Write to the folder `path` of a study; `state.json`, the last file, makes the checkpoint valid.
+
+        Raises:
+            StorageError: the study's storage does not take it.
+        """
         files = {
             WEIGHTS: tensors.save({name: tensor.contiguous() for name, tensor in self.weights.items()}),
             MASK: tensors.save(dict(self.mask)),
@@ -62,8 +66,10 @@ class Checkpoint:
             "sha256": {name: sha256(content).hexdigest() for name, content in files.items()},
         }
         files[STATE] = json.dumps(state, indent=1).encode()
-        for name, content in files.items():
-            location.replace(f"{path}/{name}", content)
+        remedy = f"free space or bring the storage back, then go on with: sparsevlr resume {location.shown}"
+        with storage_errors(f"write to {location.shown}", remedy):
+            for name, content in files.items():
+                location.replace(f"{path}/{name}", content)
 
     @classmethod
     def load(cls, location: Location, path: str) -> Checkpoint:

@@ -14,7 +14,7 @@ import torch
 from ray import tune
 from ray.actor import ActorHandle
 
-from ..results import Record
+from ..results import Record, StorageError
 from ..results.location import Location
 from ..spaces import StudySpec, TrialConfig
 from ..spaces.datasets import Dataset
@@ -53,7 +53,8 @@ class Gate:
 class RayTrial(tune.Trainable):
     """One step is one rung; the result is the rung's record as JSON.
 
-    A trial that fails reports its error as a result, so that the worker lives on for the next trial. Ray's checkpoint
+    A trial that fails reports its error as a result, so that the worker lives on for the next trial; where the study's
+    storage fails, the result says so instead of a record. Ray's checkpoint
     is only a pointer to the study's own; its folder is disposable.
     """
 
@@ -84,6 +85,10 @@ class RayTrial(tune.Trainable):
             if self._trial is None:
                 self._trial = self._build()
             record = self._trial.advance()
+        except StorageError as error:
+            # Not this trial's fault: every other one would meet it too, so the driver ends the study.
+            self._trial = None
+            return {"storage_error": str(error)}
         except Exception as error:
             # Whatever ends a trial is recorded and ends that trial only. The network goes with it: its memory may be
             # what the next trial on this worker needs.

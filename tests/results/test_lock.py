@@ -1,5 +1,6 @@
 """One driver at a time."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsevlr.results import StorageError
 from sparsevlr.results import lock as lock_module
 from sparsevlr.results.location import locate
 from sparsevlr.results.lock import DriverLock, StudyLocked
@@ -73,6 +75,33 @@ def test_a_driver_that_was_thought_dead_notices(study: Path) -> None:
         with pytest.raises(StudyLocked, match=r"taken .* over"):
             mine.check()
     assert (study / "driver.lock").exists(), "the other's lock is not ours to remove"
+
+
+def test_a_study_that_vanishes_is_no_other_driver_and_its_lock_beats_on_once_it_is_back(study: Path) -> None:
+    study, away = study / "study", study / "away"
+    study.mkdir()
+    with DriverLock(locate(study)) as mine:
+        study.rename(away)
+        with pytest.raises(StorageError, match=r"has vanished; bring it back, .* sparsevlr resume"):
+            mine.check()
+        time.sleep(0.3)
+        away.rename(study)
+        before = (study / "driver.lock").stat().st_mtime_ns
+        time.sleep(0.3)
+        assert (study / "driver.lock").stat().st_mtime_ns > before
+        mine.check()
+        study.rename(away)
+    assert away.exists(), "what is gone cannot be unlocked, and that is no error"
+
+
+def test_a_lock_that_does_not_fit_on_the_disk_leaves_no_torn_one(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(lock_module.os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device"), DriverLock(locate(study)):
+        pass
+    assert list(study.iterdir()) == []
 
 
 def contend(path: Path, won: "multiprocessing.queues.Queue[bool]") -> None:

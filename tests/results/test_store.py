@@ -190,7 +190,8 @@ def test_a_full_disk_loses_nothing_and_can_be_gone_on_from(store, monkeypatch):
         with pytest.raises(StorageError) as error:
             store.append([failed("b"), failed("c")])
     assert str(error.value) == (
-        f"cannot write to {store.uri}: No space left on device; then go on with: sparsevlr resume {store.uri}"
+        f"cannot write to {store.uri}: No space left on device; free space or bring the storage back, then go on with: "
+        f"sparsevlr resume {store.uri}"
     )
     assert ids(store) == ["a"]
     store.append([failed("b"), failed("c")])

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
-from sparsevlr.results import Record, Store
+from sparsevlr.results import Record, Store, open_study
 from sparsevlr.search.cli import main
 from sparsevlr.spaces import load_spec
 
 from .conftest import TINY
+from .one_worker import run_to_the_end, searched
 
 
 class Ran:
@@ -254,3 +255,103 @@ def test_names_with_brackets_are_names(run: Any, study: str, tmp_path: Path) -> 
 
 def test_trials_without_test_figures_are_pointed_out(run: Any, study: str) -> None:
     assert "have no figures on test" in run("pareto", study, "--split", "test").err
+
+
+def at(seconds: float, **columns: Any) -> Record:
+    return Record(time=1e9 + seconds, **columns)
+
+
+def trial_of(number: int, begins: float, spec_seconds: float) -> list[Record]:
+    """A trial that is completed ten seconds after it begins."""
+    trial_id = f"{number:05d}"
+    figures = {"verified_accuracy": 0.5, "sparsity": 0.5, "train_seconds": spec_seconds, "verify_seconds": 1.0}
+    report = {"trial_id": trial_id, "split": "validation", "rung": 0, "epoch": 1}
+    return [
+        at(begins, event="proposed", trial_id=trial_id, config="{}"),
+        at(begins + 10, event="report", **report, **figures),
+        at(begins + 10, event="decision", trial_id=trial_id, decision="complete", state="completed", rung=0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limits", "ends_by", "left"),
+    [
+        ({}, "trials", 40.0),
+        ({"compute_seconds": 60}, "compute_seconds", 10.0),
+        ({"stagnation": 6}, "stagnation", 15.0),
+        ({"compute_seconds": 600, "wall_seconds": 1}, "trials", 40.0),
+    ],
+)
+def test_status_counts_active_time_and_estimates_from_the_newest_session_what_ends_the_study_first(
+    run: Any, tmp_path: Path, limits: dict[str, float], ends_by: str, left: float
+) -> None:
+    uri = str(tmp_path / "study")
+    # Ten seconds a trial before a night's break, five seconds a trial after it.
+    with Store.create(uri, load_spec("digits", ["trials=12", f"limits={json.dumps(limits)}"]).to_dict()) as store:
+        store.append([*trial_of(0, 0, 9.0), *trial_of(1, 10, 9.0)])
+    with Store.open(uri, readonly=False) as store:
+        store.append([*trial_of(2, 40000, 9.0), *trial_of(3, 40000, 9.0)])
+    facts = json.loads(run("status", uri, "--json").out)[0]
+    assert facts["seconds_active"] == 30.0
+    assert (facts["ends_by"], facts["seconds_left"]) == (ends_by, left)
+    assert facts["limits"]["trials"] == {"used": 4, "allowed": 12}
+    used = {"compute_seconds": 40.0, "stagnation": 3, "wall_seconds": 10.0}
+    for name, allowed in limits.items():
+        assert facts["limits"][name] == {"used": used[name], "allowed": allowed}
+        assert f"{name}: {used[name]:g} of {allowed}" in run("status", uri).out
+
+
+def test_status_says_that_a_limit_is_reached_and_how_to_raise_it(run: Any, tmp_path: Path) -> None:
+    uri = str(tmp_path / "study")
+    with Store.create(uri, load_spec("digits", ["limits.compute_seconds=5"]).to_dict()) as store:
+        store.append(trial_of(0, 0, 9.0))
+    text = run("status", uri).out.replace("\n", " ")
+    assert "limits.compute_seconds is reached: 10 of 5 seconds of training and verification" in text
+    assert "--set limits.compute_seconds=20" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--set", "epochs=81", "--set", "ramp.end=0.7"],
+            r"epochs 40 -> 81; ramp\.end 0\.6 -> 0\.7 .*sparsevlr",
+        ),
+        (["--set", "trials=3"], "trials must be at least 40, as many as the study has, got 3"),
+        (["--set", "limits.hours=3"], "limits.hours is unknown"),
+        (["--spec", "breast-cancer", "--trials", "2"], 'data "digits" -> "breast-cancer"'),
+        (["--spec", "missing.yaml"], "missing.yaml"),
+    ],
+)
+def test_what_a_resume_must_not_change_is_refused_in_one_line_and_nothing_is_changed(
+    run: Any, study: str, arguments: list[str], message: str
+) -> None:
+    before = {path: path.read_bytes() for path in Path(study).rglob("*") if path.is_file()}
+    ran = run("resume", study, *arguments)
+    assert ran.code == 2
+    assert len(ran.err.splitlines()) == 1
+    assert re.search(message, ran.err)
+    assert {path: path.read_bytes() for path in Path(study).rglob("*") if path.is_file()} == before
+
+
+def test_a_limit_ends_a_search_and_a_resume_says_how_to_raise_it(run: Any, tmp_path: Path) -> None:
+    file = spec_file(tmp_path, TINY | {"limits": {"compute_seconds": 0.01}, "resources": {"workers": 1}})
+    study = str(tmp_path / "studies" / "limited")
+    ran = run("search", file, "--name", "limited", "--storage", str(tmp_path / "studies"))
+    assert ran.code == 0
+    line = next(line for line in ran.err.splitlines() if line.startswith("limits.compute_seconds is reached"))
+    assert f"sparsevlr resume {study} --set limits.compute_seconds=" in line
+    assert "1 paused" in line
+    before = searched(open_study(study))
+    assert [row["state"] for row in before] == ["pending", "running", "running"]
+    assert open_study(study).events()["decision"].to_pylist()[-1] == "halt"
+    refused = run("resume", study)
+    assert refused.code == 2
+    assert "limits.compute_seconds is reached" in refused.err
+    assert "--set limits.compute_seconds=" in refused.err
+    assert searched(open_study(study)) == before
+    assert run("resume", study, "--set", "limits=null", "--set", "trials=2").code == 2
+    assert run("resume", study, "--set", "limits={}", "--set", "trials=2").code == 0
+    whole = run_to_the_end(load_spec(file, ["trials=2", "limits={}", "name=limited"]), tmp_path / "whole")
+    assert searched(open_study(study)) == searched(whole)
+    assert open_study(study).spec["trials"] == 2

@@ -1,12 +1,18 @@
 """A study in progress without Ray: whatever is lost after an event, the rest of the study is the same."""
 
+import errno
 import hashlib
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.tune.search import Searcher
 
-from sparsevlr.results import Record
+from sparsevlr.results import Record, StorageError, Store, StudyError, open_study
+from sparsevlr.results.record import from_table
+from sparsevlr.search.ray_adapters import StudySearcher
 from sparsevlr.search.study_run import StudyRun
 from sparsevlr.spaces import StudySpec, TrialConfig
 
@@ -51,12 +57,14 @@ def measured(config: TrialConfig, rung: int, spec: StudySpec) -> Record:
         total_weights=1000,
         verified_accuracy=accuracy,
         verified_auc=accuracy,
+        train_seconds=float(spec.rungs[rung]),
+        verify_seconds=0.5,
         checkpoint=f"checkpoints/{config.trial_id}/rung-{rung}",
     )
 
 
 def run_one_after_the_other(run: StudyRun, spec: StudySpec) -> None:
-    """What one worker does: a trial at a time; trial 3 fails at its first rung."""
+    """What one worker does until the study ends or a limit is reached: a trial at a time; trial 3 fails at once."""
     while (assignment := run.next_trial()) is not None:
         config, checkpoint = assignment
         run.started(config.trial_id)
@@ -66,23 +74,38 @@ def run_one_after_the_other(run: StudyRun, spec: StudySpec) -> None:
             continue
         while run.reported(measured(config, rung, spec)) == "continue":
             rung += 1
-    assert run.finished
+    assert run.finished or run.limit_reached
 
 
 def told(events: list[Record]) -> list[dict[str, Any]]:
     return [{name: value for name, value in event.to_dict().items() if name != "time"} for event in events]
 
 
+def replayed(spec: StudySpec, store: Memory, events: list[Record], **options: Any) -> StudyRun:
+    run = StudyRun(spec, store, **options)
+    run.replay(list(events))
+    return run
+
+
+WITHOUT_LIMITS = [(sampler, {}) for sampler in ("tpe", "nsga2", "gp", "random")]
+WITH_LIMITS = [("random", {"compute_seconds": 16.0}), ("random", {"stagnation": 1, "tolerance": 0.2})]
+
+
+@pytest.mark.parametrize(("sampler", "limits"), WITHOUT_LIMITS + WITH_LIMITS)
 @pytest.mark.parametrize("kind", ["stopping", "promotion", "none"])
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "random"])
-def test_a_study_that_is_cut_after_any_event_goes_on_as_if_it_were_not(sampler: str, kind: str) -> None:
-    spec = tiny(sampler=sampler, scheduler={"kind": kind, "eta": 2, "first_rung": 1})
+def test_a_study_that_is_cut_after_any_event_goes_on_as_if_it_were_not(
+    sampler: str, kind: str, limits: dict[str, float]
+) -> None:
+    spec = tiny(sampler=sampler, scheduler={"kind": kind, "eta": 2, "first_rung": 1}, limits=limits)
     whole = Memory()
-    run_one_after_the_other(StudyRun(spec, whole), spec)
+    run = StudyRun(spec, whole)
+    run_one_after_the_other(run, spec)
     states = {event.state for event in whole.events if event.event != "report"}
-    assert {"completed", "failed"} <= states
-    assert ("stopped" in states) == (kind != "none")
-    assert ("paused" in states) == (kind == "promotion")
+    assert run.finished == (not limits)
+    if not limits:
+        assert {"completed", "failed"} <= states
+        assert ("stopped" in states) == (kind != "none")
+        assert ("paused" in states) == (kind == "promotion")
     for cut in range(0, len(whole.events), 20 if sampler == "gp" else 1):
         store = Memory(room=cut)
         with pytest.raises(OSError, match="cut here"):
@@ -90,9 +113,7 @@ def test_a_study_that_is_cut_after_any_event_goes_on_as_if_it_were_not(sampler: 
         assert told(store.events) == told(whole.events[:cut])
         again = Memory()
         again.events, again.checkpoints = list(store.events), set(store.checkpoints)
-        run = StudyRun(spec, again)
-        run.replay(list(store.events))
-        run_one_after_the_other(run, spec)
+        run_one_after_the_other(replayed(spec, again, store.events), spec)
         assert told(again.events) == told(whole.events)
         assert again.checkpoints == whole.checkpoints
 
@@ -183,3 +204,160 @@ def test_a_trial_below_its_target_sparsity_is_not_compared() -> None:
         config, _ = run.next_trial()
         report = measured(config, 0, spec).to_dict() | {"sparsity": 0.0, "target_sparsity": 0.5}
         assert run.reported(Record(**(report | {"verified_auc": accuracy}))) == "continue"
+
+
+@pytest.mark.parametrize("kind", ["stopping", "promotion", "none"])
+@pytest.mark.parametrize("limit", ["compute_seconds", "stagnation", "wall_seconds"])
+def test_a_study_that_came_to_limits_ends_as_one_without(limit: str, kind: str) -> None:
+    scheduler = {"kind": kind, "eta": 2, "first_rung": 1}
+    whole, store = Memory(), Memory()
+    run_one_after_the_other(StudyRun(tiny(scheduler=scheduler), whole), tiny(scheduler=scheduler))
+    run, allowed, sessions = StudyRun(tiny(), store), 0, 0
+    while not (store.events and run.finished):
+        allowed, sessions = allowed + (4 if limit == "compute_seconds" else 1), sessions + 1
+        limits = {limit: 9 if limit == "wall_seconds" else allowed, "tolerance": 0.2}
+        spec = tiny(scheduler=scheduler, limits=limits)
+        run = replayed(spec, store, store.events, clock=lambda: float(len(store.events)))
+        run_one_after_the_other(run, spec)
+    assert sessions > 2
+    assert told([event for event in store.events if event.decision != "halt"]) == told(whole.events)
+    assert store.checkpoints == whole.checkpoints
+
+
+def test_a_limit_halts_what_runs_and_hands_out_nothing_until_it_is_raised() -> None:
+    spec = tiny(scheduler={"kind": "promotion", "eta": 2, "first_rung": 1}, limits={"compute_seconds": 6})
+    store = Memory()
+    run = StudyRun(spec, store)
+    waits, goes_on, proposed = (run.next_trial() for _ in range(3))
+    for assignment in (waits, goes_on):
+        run.started(assignment.config.trial_id)
+    assert run.reported(measured(waits.config, 0, spec)) == "pause"
+    below_target = {"sparsity": 0.0, "target_sparsity": 0.5, "train_seconds": 9.0}
+    assert run.reported(Record(**(measured(goes_on.config, 0, spec).to_dict() | below_target))) == "halt"
+    assert run.states[goes_on.config.trial_id] == "paused"
+    assert run.limit_reached == ("compute_seconds", 11.0, 6.0)
+    assert run.next_trial() is None
+    assert not run.finished
+    events = len(store.events)
+    same = replayed(spec, store, store.events)
+    assert same.limit_reached == run.limit_reached
+    assert same.next_trial() is None
+    assert len(store.events) == events
+    raised = replayed(tiny(scheduler=spec.to_dict()["scheduler"], limits={"compute_seconds": 60}), store, store.events)
+    assert raised.next_trial() == (goes_on.config, f"checkpoints/{goes_on.config.trial_id}/rung-0")
+    assert raised.next_trial() == proposed
+    assert raised.states[goes_on.config.trial_id] == "running"
+    assert raised.states[waits.config.trial_id] == "paused"
+    assert raised.next_trial().config.trial_id == "00003"
+
+
+def test_a_front_that_moves_after_all_ends_the_stagnation() -> None:
+    spec = tiny(scheduler={"kind": "none"}, limits={"stagnation": 1})
+    run = StudyRun(spec, Memory())
+    first, second = run.next_trial(), run.next_trial()
+    run.started(second.config.trial_id)
+    run.failed(first.config.trial_id, "broken")
+    assert run.next_trial() is None
+    assert run.reported(measured(second.config, 0, spec)) == "complete"
+    assert run.limit_reached is None
+    assert run.next_trial() is not None
+
+
+def test_a_trial_that_was_halted_goes_on_first_when_stagnation_ends_in_the_same_session() -> None:
+    spec = tiny(limits={"stagnation": 1})
+    run = StudyRun(spec, Memory())
+    searcher = StudySearcher(run, slots=3)
+    configs = [TrialConfig.from_json(searcher.suggest(name)["trial"]) for name in "abc"]
+    for config in configs:
+        run.started(config.trial_id)
+    for rung in range(len(spec.rungs) - 1):
+        report = measured(configs[0], rung, spec).to_dict() | {"verified_auc": 2.0, "target_sparsity": 1.0}
+        assert run.reported(Record(**(report | {"sparsity": 1.0}))) == "continue"
+    run.failed(configs[1].trial_id, "broken")
+    searcher.on_trial_complete("b")
+    below_target = {"sparsity": 0.0, "target_sparsity": 0.5}
+    assert run.reported(Record(**(measured(configs[2], 0, spec).to_dict() | below_target))) == "halt"
+    searcher.on_trial_complete("c")
+    # One still runs, and may end the stagnation.
+    assert searcher.suggest("d") is None
+    assert run.reported(measured(configs[0], len(spec.rungs) - 1, spec)) == "complete"
+    assert TrialConfig.from_json(searcher.suggest("d")["trial"]) == configs[2]
+
+
+def test_with_nothing_under_way_a_limit_ends_the_search() -> None:
+    run = StudyRun(tiny(limits={"stagnation": 1}), Memory())
+    searcher = StudySearcher(run, slots=2)
+    trial_id = json.loads(searcher.suggest("a")["trial"])["trial_id"]
+    run.failed(trial_id, "broken")
+    assert searcher.suggest("b") is None
+    searcher.on_trial_complete("a", error=True)
+    assert searcher.suggest("b") == Searcher.FINISHED
+
+
+def test_what_a_trial_has_cost_counts_once() -> None:
+    spec = tiny(scheduler={"kind": "stopping", "eta": 2, "first_rung": 1}, limits={"compute_seconds": 100})
+    run = StudyRun(spec, Memory())
+    config, _ = run.next_trial()
+    run.started(config.trial_id)
+    for rung in (0, 1):
+        run.reported(measured(config, rung, spec))
+        assert [use.used for use in run.uses] == [spec.rungs[rung] + 0.5]
+
+
+def test_a_study_that_has_nothing_left_but_to_stop_who_waits_is_finished_whatever_its_limits() -> None:
+    spec = tiny(scheduler={"kind": "promotion", "eta": 2, "first_rung": 1}, limits={"stagnation": 5})
+    whole = Memory()
+    run = StudyRun(spec, whole)
+    run_one_after_the_other(run, spec)
+    assert run.finished
+    assert run.limit_reached
+    for cut in range(len(whole.events) - 6, len(whole.events)):
+        again = Memory()
+        again.events = list(whole.events[:cut])
+        run_one_after_the_other(replayed(spec, again, again.events), spec)
+        assert told(again.events) == told(whole.events)
+
+
+def test_what_cannot_be_stored_ends_the_study_and_nothing_is_stored_after_it(tmp_path: Path) -> None:
+    spec = tiny()
+    with Store.create(tmp_path / "study", spec.to_dict()) as store:
+        run = StudyRun(spec, store)
+        config, _ = run.next_trial()
+        run.started(config.trial_id)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sparsevlr.results.journal.os.write", full_disk)
+            with pytest.raises(StorageError, match=r"No space left on device; free space .* sparsevlr resume"):
+                run.reported(measured(config, 0, spec))
+        # Whatever is made of the first error: there is room again, but what was lost would leave a gap.
+        for late in (lambda: run.failed(config.trial_id, "late"), run.next_trial):
+            with pytest.raises(StorageError, match="No space left"):
+                late()
+        assert run.error is not None
+    events = from_table(open_study(tmp_path / "study").events())
+    assert [event.decision or event.event for event in events] == ["proposed", "start"]
+    again = replayed(spec, Memory(), events)
+    assert again.next_trial() == (config, None)
+
+
+@pytest.mark.parametrize(
+    ("edited", "told"),
+    [
+        ({"epsilon": 0.04}, "trial 00000 has the fingerprint"),
+        ({"epochs": 8}, "trial 00000 has the fingerprint"),
+        ({"ramp": {"start": 0.1, "end": 0.5}}, "trial 00000 has the fingerprint"),
+        ({"scheduler": {"kind": "stopping", "eta": 2, "first_rung": 2}}, "rung 0 after epoch 1"),
+        ({"scheduler": {"kind": "none"}}, "rung 0 after epoch 1"),
+        ({"space": TINY["space"] | {"sparsity": 0.123}}, r"none of this study's space: sparsity"),
+    ],
+)
+def test_a_specification_that_was_edited_by_hand_is_noticed(edited: dict[str, object], told: str) -> None:
+    spec, store = tiny(), Memory()
+    run_one_after_the_other(StudyRun(spec, store), spec)
+    untouched = Memory()
+    with pytest.raises(StudyError, match=rf"{told}.*study\.json must have been edited.*sparsevlr search"):
+        replayed(tiny(**edited), untouched, store.events)
+    assert untouched.events == []
+
+
+def full_disk(*arguments: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,0 +1,104 @@
+"""A disk that fills up, a folder that goes away: the study ends with one line, and goes on when its storage is back."""
+
+import json
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sparsevlr.results import StorageError, open_study
+from sparsevlr.results.errors import StudyError
+from sparsevlr.results.location import locate
+from sparsevlr.search import resume, search
+from sparsevlr.search.ray_adapters import StudyScheduler
+from sparsevlr.search.study_run import StudyRun
+from sparsevlr.spaces import StudySpec, load_dataset
+from sparsevlr.trainables.ray_trainable import RayTrial
+from sparsevlr.trainables.trial import Trial
+
+from .conftest import TINY
+from .one_worker import run_to_the_end, searched
+from .test_study_run import Memory, full_disk
+
+
+def tiny(**changes: object) -> StudySpec:
+    return StudySpec.from_dict(json.loads(json.dumps(TINY)) | {"resources": {"workers": 1}} | changes)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own that a few checkpoints fill up."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no file system can be mounted here: {error}")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_full_disk_ends_the_study_and_with_more_room_it_ends_as_if_it_had_never_been_full(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    study = small_disk / "study"
+    with pytest.raises(StorageError, match=r"No space left on device; free space .* sparsevlr resume") as ended:
+        search(tiny(), str(study))
+    assert "\n" not in str(ended.value)
+    assert not (study / "driver.lock").exists()
+    states = open_study(study).trials()["state"].to_pylist()
+    assert "completed" in states
+    assert "failed" not in states
+    subprocess.run(["mount", "-o", "remount,size=10m", str(small_disk)], check=True)
+    assert searched(resume(str(study))) == searched(run_to_the_end(tiny(), tmp_path / "whole"))
+
+
+def test_a_folder_that_vanishes_ends_the_study_and_once_it_is_back_the_study_goes_on(tmp_path: Path) -> None:
+    study, away = tmp_path / "study", tmp_path / "away"
+
+    def move_away() -> None:
+        while len(list(study.glob("checkpoints/*"))) < 3:
+            time.sleep(0.01)
+        study.rename(away)
+
+    mover = threading.Thread(target=move_away, daemon=True)
+    mover.start()
+    with pytest.raises(StorageError, match=r"sparsevlr resume"):
+        search(tiny(trials=100), str(study))
+    mover.join(timeout=10)
+    # What is left in its place, if anything, would keep it from coming back.
+    assert not study.exists()
+    away.rename(study)
+    (study / "driver.lock").unlink()
+    assert "failed" not in open_study(study).trials()["state"].to_pylist()
+    before = searched(open_study(study))
+    whole = run_to_the_end(tiny(trials=20), tmp_path / "whole")
+    assert 0 < len(before) < len(searched(whole))
+    shutil.copy(tmp_path / "whole" / "study.json", study / "study.json")
+    assert searched(run_to_the_end(tiny(trials=20), study)) == searched(whole)
+
+
+def test_a_worker_that_cannot_write_its_checkpoint_fails_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = StudyRun(tiny(), Memory())  # type: ignore[arg-type]
+    config = run.next_trial().config  # type: ignore[union-attr]
+    run.started(config.trial_id)
+    worker = object.__new__(RayTrial)
+    worker._config, worker._checkpoint = config, None
+    worker._trial = Trial(config, tiny(), load_dataset("digits"), location=locate(tmp_path))
+    monkeypatch.setattr("sparsevlr.results.location.os.fsync", full_disk)
+    result = worker.step()
+    assert result == {
+        "storage_error": f"cannot write to {tmp_path}: No space left on device; free space or bring the storage back, "
+        f"then go on with: sparsevlr resume {tmp_path}"
+    }
+    with pytest.raises(StorageError, match="No space left"):
+        StudyScheduler(run).on_trial_result(None, None, result)  # type: ignore[arg-type]
+    assert run.states[config.trial_id] == "running"
+    assert isinstance(run.error, StudyError)
