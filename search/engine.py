@@ -122,7 +122,8 @@ def _run(run: StudyRun, store: Store, data: Dataset, address: str | None, allow_
     observe(run)
     if run.finished and not _untested(store):
         return
-    with _terminable(), _cluster(run.spec, address, allow_code) as at_once:
+    # Twice: Ray, when it starts, puts handlers of its own in the place of ours, and ends with an abort.
+    with _terminable(), _cluster(run.spec, address, allow_code) as at_once, _terminable():
         shared = ray.put(data)
         if not run.finished:
             _run_trials(run, store.location, shared, at_once, allow_code)
