@@ -189,6 +189,7 @@ class Driver:
             natural_accuracy=accuracy,
             verified_accuracy=accuracy,
             verified_auc=accuracy,
+            verified_ramp=accuracy,
             checkpoint=f"checkpoints/{config.trial_id}/rung-{rung}",
         )
         return self._run.reported(report) == "continue"

@@ -369,6 +369,7 @@ def report_of(line: Mapping[str, Any], spec: StudySpec, rung: int) -> Record:
         natural_accuracy=scored["natural_accuracy"],
         verified_accuracy=scored["verified_accuracy"],
         verified_auc=scored["verified_auc"],
+        verified_ramp=scored["verified_current"],
         checkpoint=f"checkpoints/{line['trial_id']}/rung-{rung}",
     )
 

@@ -23,6 +23,7 @@ MEASURED_ON_SPLIT = (
     "verified_low",
     "verified_high",
     "verified_auc",
+    "verified_ramp",
     "epsilon",
     "samples",
     "n_verified",

@@ -87,8 +87,9 @@ class Record:
     ``time`` (unix seconds when it happened, for rates and estimates), ``data`` (name of the data set, so that tables
     of several studies can be joined), ``decision`` (the scheduler's word: it tells a promotion from a start, which
     both lead to ``running``, and a replayed scheduler needs to know; and a trial that was paused at a rung, to wait for
-    its promotion, from one that a limit of the study has halted: that one simply goes on, by ``continue``), and
-    ``shared_seconds``.
+    its promotion, from one that a limit of the study has halted: that one simply goes on, by ``continue``),
+    ``shared_seconds``, and ``verified_ramp`` (verified accuracy at the epsilon that training had come to on its ramp,
+    which predicts the end better than that at the target does; natural accuracy where the ramp had not begun).
 
     Raises RecordError when a value has the wrong type or is not one of its column's words.
     """
@@ -106,6 +107,7 @@ class Record:
     verified_low: float | None = None
     verified_high: float | None = None
     verified_auc: float | None = None
+    verified_ramp: float | None = None
     epsilon: float | None = None
     split: str | None = None
     samples: int | None = None

@@ -148,7 +148,8 @@ def _checked_data(spec: StudySpec, data_dir: str | None, allow_code: bool) -> Da
 def _run(run: StudyRun, store: Store, data: Dataset, address: str | None, allow_code: bool, observe: Observer) -> None:
     observe(run)
     if not run.finished or _untested(store):
-        with _terminable(), _cluster(run.spec, address, allow_code) as at_once:
+        # Twice: Ray, when it starts, puts handlers of its own in the place of ours, and ends with an abort.
+        with _terminable(), _cluster(run.spec, address, allow_code) as at_once, _terminable():
             shared = ray.put(data)
             if not run.finished and not run.limit_reached:
                 _run_trials(run, store.location, shared, at_once, allow_code)

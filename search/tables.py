@@ -15,7 +15,7 @@ SHORT = {
     "verified_accuracy": "verified",
     "adversarial_accuracy": "adversarial",
     "natural_accuracy": "natural",
-    "verified_auc": "rung score",
+    "verified_ramp": "rung score",
     "nonzero_weights": "weights",
     "macs": "MACs",
     "size_bytes": "bytes",
@@ -58,7 +58,7 @@ def trials_table(trials: pa.Table, width: int) -> Table:
     table = Table(title=f"{len(trials)} trials", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for name in ("trial", "state"):
         table.add_column(name, no_wrap=True)
-    columns = ("epoch", "target_sparsity", "sparsity", "verified_auc", "verified_accuracy", "natural_accuracy")
+    columns = ("epoch", "target_sparsity", "sparsity", "verified_ramp", "verified_accuracy", "natural_accuracy")
     for name in columns:
         table.add_column(SHORT.get(name, name), justify="right", no_wrap=True)
     table.add_column("methods, or what went wrong" if width >= 110 else "error")

@@ -13,6 +13,7 @@ import ray
 import torch
 from ray import tune
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 
 from ..results import Record, StorageError
 from ..results.location import Location
@@ -74,7 +75,9 @@ class RayTrial(tune.Trainable):
         self._spec, self._data, self._allow_code = StudySpec.from_dict(spec), data, allow_code
         self._location = study
         self._begin(config)
-        ray.get(gate.arrive.remote())
+        # A gate whose process has died stands open: every later trial would fail for want of it.
+        with contextlib.suppress(RayActorError):
+            ray.get(gate.arrive.remote())
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._begin(new_config)

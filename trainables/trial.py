@@ -143,7 +143,8 @@ class Trial:
             options=options,
             seed=derived_seed("attack", split_name, rung),
         )
-        grid = [fraction * spec.epsilon for fraction in spec.verification.grid]
+        ramp = self._training.ramp * spec.epsilon
+        grid = [*(fraction * spec.epsilon for fraction in spec.verification.grid), ramp]
         known = scores.verdict == Verdict.verified
         over_grid = verified_over_grid(network, x, y, grid, low=data.low, high=data.high, options=options, known=known)
         unstable = unstable_relu_fraction(graph, input_box(x, spec.epsilon, data.low, data.high))
@@ -168,7 +169,8 @@ class Trial:
             verified_accuracy=scores.verified_accuracy,
             verified_low=verified_low,
             verified_high=verified_high,
-            verified_auc=float(over_grid.mean()),
+            verified_auc=float(over_grid[:-1].mean()),
+            verified_ramp=float(over_grid[-1]) if ramp else scores.natural_accuracy,
             n_verified=scores.n_verified,
             n_falsified=scores.n_falsified,
             n_unknown=scores.n_unknown,

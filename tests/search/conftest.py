@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,3 +34,9 @@ def short_ray_folder() -> Iterator[None]:
     yield
     del os.environ["RAY_TMPDIR"]
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard() -> None:
+    """A shell ignores Ctrl-C for what it runs in the background, and studies that tests start would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,7 +12,7 @@ from sparsevlr.search.study_run import StudyRun
 from sparsevlr.spaces import StudySpec, load_dataset
 from sparsevlr.trainables.trial import Trial
 
-TIMES = {"time", "train_seconds", "verify_seconds"}
+TIMES = {"time", "train_seconds", "verify_seconds", "shared_seconds"}
 
 
 def run_to_the_end(spec: StudySpec, path: Path) -> Study:

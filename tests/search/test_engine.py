@@ -24,8 +24,7 @@ from sparsevlr.trainables.checkpoint import Checkpoint
 from sparsevlr.trainables.trial import run_trial
 
 from .conftest import TINY
-
-TIMES = {"time", "train_seconds", "verify_seconds", "shared_seconds"}
+from .one_worker import TIMES
 
 OWN_ARCHITECTURE = """
 import os
@@ -195,34 +194,35 @@ def test_a_study_that_was_cut_before_it_cleared_up_does_so_when_it_is_resumed(fi
     assert not (study / "stages").exists()
 
 
-def ray_workers() -> list[int]:
-    """Process ids of the trial workers that this process has started."""
+def ray_workers(title: str) -> list[int]:
+    """Process ids of Ray's workers below this process whose title begins so."""
     listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     processes = [line.split(None, 2) for line in listed.splitlines()[1:]]
     below = {os.getpid()}
     while more := {int(pid) for pid, parent, _ in processes if int(parent) in below} - below:
         below |= more
-    return [int(pid) for pid, _, name in processes if int(pid) in below and name.startswith("ray::ResourceTrainable")]
+    return [int(pid) for pid, _, name in processes if int(pid) in below and name.startswith(f"ray::{title}")]
 
 
-def test_a_worker_that_is_killed_leaves_no_trace_in_the_records(tmp_path: Path) -> None:
+def test_workers_that_are_killed_leave_no_trace_in_the_records(tmp_path: Path) -> None:
     path = tmp_path / "study"
     killed: list[int] = []
 
     def kill_one() -> None:
         while len(list(path.glob("checkpoints/*/*/state.json"))) < 2:
             time.sleep(0.01)
-        # Between two tasks a worker has another name.
-        while not (found := ray_workers()):
-            time.sleep(0.01)
-        os.kill(found[0], signal.SIGKILL)
-        killed.append(found[0])
+        # The gate first: the next worker finds none. Between two tasks a worker has another name.
+        for title in ("Gate", "ResourceTrainable"):
+            while not (found := ray_workers(title)):
+                time.sleep(0.01)
+            os.kill(found[0], signal.SIGKILL)
+            killed.append(found[0])
 
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
     study = search(tiny(trials=4, scheduler={"kind": "none"}, epochs=60, resources={"workers": 1}), str(path))
     killer.join(timeout=1)
-    assert killed
+    assert len(killed) == 2
     assert study.trials()["state"].to_pylist() == ["completed"] * 4
     reports = [row for row in rows(study.reports()) if row["split"] == "validation"]
     assert len({(row["trial_id"], row["rung"]) for row in reports}) == len(reports) == 4

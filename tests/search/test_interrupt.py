@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of a search."""
+"""Ctrl-C, and the signal by which systems end a process, in the middle of a search."""
 
 import os
 import signal
@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import yaml
 
 from sparsevlr.results import open_study
@@ -14,7 +15,10 @@ from sparsevlr.results import open_study
 from .conftest import TINY
 
 
-def test_ctrl_c_ends_with_130_keeps_what_was_reported_and_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_with_130_keeps_what_was_reported_and_leaves_no_process(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(TINY | {"trials": 500, "resources": {"workers": 1}}))
     command = [sys.executable, "-c", "from sparsevlr.search.cli import main; main()"]
     process = subprocess.Popen(
@@ -32,7 +36,7 @@ def test_ctrl_c_ends_with_130_keeps_what_was_reported_and_leaves_no_process(tmp_
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, number)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -43,6 +47,7 @@ def test_ctrl_c_ends_with_130_keeps_what_was_reported_and_leaves_no_process(tmp_
     reports = open_study(study).reports()
     assert len(reports) >= 3
     assert not open_study(study).problems
+    assert not (study / "driver.lock").exists()
     assert set(reports["split"].to_pylist()) == {"validation"}
     time.sleep(2)
     left = subprocess.run(["ps", "-s", str(process.pid), "-o", "comm="], capture_output=True, text=True, check=False)

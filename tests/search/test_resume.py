@@ -1,70 +1,40 @@
 """A driver that is killed, and a study that goes on."""
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pytest
 import yaml
+from killing import check, plan, timeless, torment
 
-from sparsevlr.results import StudyMissing, lock, open_study
+from sparsevlr.results import StudyMissing, open_study
 from sparsevlr.search import resume, search
 from sparsevlr.spaces import StudySpec
 
 from .conftest import TINY
 
-TIMES = {"time", "train_seconds", "verify_seconds", "shared_seconds"}
 SPEC = TINY | {"trials": 10, "resources": {"workers": 1}}
 
 
-def timeless(table: pa.Table) -> list[dict[str, Any]]:
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in table.to_pylist()]
+# As the installed command, but a lock is stale sooner.
+PROGRAM = [
+    sys.executable,
+    "-c",
+    "from sparsevlr.results import lock; lock.STALE_SECONDS = 3.0; from sparsevlr.search.cli import main; main()",
+]
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    (folder / "study.yaml").write_text(yaml.safe_dump(SPEC))
-    command = "from sparsevlr.search.cli import main; main()"
-    arguments = ["search", "study.yaml", "--name", "killed", "--storage", str(folder)]
-    return subprocess.Popen(
-        [sys.executable, "-c", command, *arguments],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-
-def test_after_kill_9_of_the_whole_process_group_nothing_is_lost_doubled_or_done_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lock, "STALE_SECONDS", 3.0)
-    process = start(tmp_path)
-    study = tmp_path / "killed"
-    try:
-        deadline = time.monotonic() + 120
-        while len(list(study.glob("checkpoints/*"))) < 4:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    before = timeless(open_study(study).events())
-    assert 0 < len(before) < 40
-    resumed = resume(str(study))
-    assert not resumed.problems
-    whole = search(StudySpec.from_dict(json.loads(json.dumps(SPEC))), str(tmp_path / "whole"))
-    events = timeless(resumed.events())
-    assert events[: len(before)] == before
-    assert events == timeless(whole.events())
+def test_a_study_that_is_killed_again_and_again_ends_as_one_that_never_was(tmp_path: Path) -> None:
+    # Trials that last long enough to be struck.
+    content = SPEC | {"epochs": 16, "batch_size": 16, "scheduler": {"kind": "stopping", "eta": 2, "first_rung": 4}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
+    whole = search(StudySpec.from_dict(json.loads(json.dumps(content))), str(tmp_path / "whole"))
+    strikes = plan(3, events=len(whole.events()), seed=2309)
+    assert {strike.kind for strike in strikes} == {"SIGKILL to the group", "SIGKILL to a worker", "Ctrl-C"}
+    hits = torment(tmp_path / "study.yaml", tmp_path / "killed", strikes, program=PROGRAM)
+    assert [hit.exit_code for hit in hits if hit.kind != "SIGKILL to a worker"] == [130, -9]
+    assert {name: found for name, found in check(open_study(tmp_path / "killed"), whole).items() if found} == {}
 
 
 def test_a_finished_study_is_extended_and_its_front_measured_once(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def measured(config: TrialConfig, rung: int, spec: StudySpec) -> Record:
         target_sparsity=config.target_sparsity,
         total_weights=1000,
         verified_accuracy=accuracy,
-        verified_auc=accuracy,
+        verified_ramp=accuracy,
         train_seconds=float(spec.rungs[rung]),
         verify_seconds=0.5,
         checkpoint=f"checkpoints/{config.trial_id}/rung-{rung}",
@@ -203,7 +203,7 @@ def test_a_trial_below_its_target_sparsity_is_not_compared() -> None:
     for accuracy in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4):
         config, _ = run.next_trial()
         report = measured(config, 0, spec).to_dict() | {"sparsity": 0.0, "target_sparsity": 0.5}
-        assert run.reported(Record(**(report | {"verified_auc": accuracy}))) == "continue"
+        assert run.reported(Record(**(report | {"verified_ramp": accuracy}))) == "continue"
 
 
 @pytest.mark.parametrize("kind", ["stopping", "promotion", "none"])
@@ -271,7 +271,7 @@ def test_a_trial_that_was_halted_goes_on_first_when_stagnation_ends_in_the_same_
     for config in configs:
         run.started(config.trial_id)
     for rung in range(len(spec.rungs) - 1):
-        report = measured(configs[0], rung, spec).to_dict() | {"verified_auc": 2.0, "target_sparsity": 1.0}
+        report = measured(configs[0], rung, spec).to_dict() | {"verified_ramp": 2.0, "target_sparsity": 1.0}
         assert run.reported(Record(**(report | {"sparsity": 1.0}))) == "continue"
     run.failed(configs[1].trial_id, "broken")
     searcher.on_trial_complete("b")
