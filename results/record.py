@@ -107,7 +107,6 @@ class Record:
     verified_low: float | None = None
     verified_high: float | None = None
     verified_auc: float | None = None
-    verified_ramp: float | None = None
     epsilon: float | None = None
     split: str | None = None
     samples: int | None = None
@@ -133,6 +132,7 @@ class Record:
     data: str | None = None
     decision: str | None = None
     shared_seconds: float | None = None
+    verified_ramp: float | None = None
 
     def __post_init__(self) -> None:
         for name, convert in CONVERTERS.items():

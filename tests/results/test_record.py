@@ -18,9 +18,9 @@ PUBLIC = re.findall(
 )
 
 
-def test_columns_are_the_public_ones_and_five_more():
+def test_columns_are_the_public_ones_and_six_more():
     assert list(COLUMNS[: len(PUBLIC)]) == PUBLIC
-    assert COLUMNS[len(PUBLIC) :] == ("event", "time", "data", "decision", "shared_seconds")
+    assert COLUMNS[len(PUBLIC) :] == ("event", "time", "data", "decision", "shared_seconds", "verified_ramp")
     assert RECORD_SCHEMA.names == list(COLUMNS)
     assert set(DIRECTIONS) <= set(COLUMNS)
 
