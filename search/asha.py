@@ -127,7 +127,7 @@ class PromotionASHA(ParetoASHA):
         count = len(self._entries[rung])
         if not exact:
             count -= count % (1 << max(0, count.bit_length() - RANKED_AT_ONCE))
-        if self._rankings[rung].count != count:
+        if self._rankings[rung].size != count:
             names, points = self._ranked(rung, count)
             wanted = math.floor(count / self._eta)
             left = np.array([name in self._left[rung] for name in names], dtype=bool)
@@ -137,7 +137,7 @@ class PromotionASHA(ParetoASHA):
 
 
 class _Ranking(NamedTuple):
-    count: int
+    size: int
     best: deque[str]
 
 
