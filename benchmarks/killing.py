@@ -34,7 +34,7 @@ from sparsevlr.search.study_run import OVER
 from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset
 from sparsevlr.trainables import run_trial
 
-TIMES = ("time", "train_seconds", "verify_seconds")
+TIMES = ("time", "train_seconds", "verify_seconds", "shared_seconds")
 STARTUP_SECONDS = 30.0
 MOMENT_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
@@ -381,7 +381,7 @@ def _other_than_bare(study: Study) -> list[str]:
                 row = trial | {"checkpoint": expected[-1].checkpoint}
                 expected.append(score_on_test(spec.to_dict(), row, data, location, False))
     # Which checkpoints still exist and what the trial's state is now, no bare trial can tell.
-    untold = {"state": None, "checkpoint": None, "time": None, "train_seconds": None, "verify_seconds": None}
+    untold = dict.fromkeys(("state", "checkpoint", *TIMES))
     bare = _sorted(to_table(expected).to_pylist())
     return _differences([row | untold for row in rows], [row | untold for row in bare])
 

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+import torch
+
 from sparsevlr.results.location import Location, locate
 from sparsevlr.spaces import StudySpec, TrialConfig
 from sparsevlr.spaces.datasets import load_dataset
@@ -78,6 +80,8 @@ def serve() -> None:
         importlib.import_module(module)
 
     load_dataset("digits")
+    # A worker has one thread, and bits are compared.
+    torch.set_num_threads(1)
     for line in sys.stdin:
         if (child := os.fork()) == 0:
             function, arguments = json.loads(line)
