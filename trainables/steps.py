@@ -27,7 +27,3 @@ class Steps:
         batch_size = min(spec.batch_size, samples)
         per_epoch = samples // batch_size
         return cls(batch_size, per_epoch, spec.epochs * per_epoch)
-
-    def progress(self, step: int) -> float:
-        """Where in training a step lies, in [0, 1]."""
-        return step / self.total

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ..spaces import StudySpec
@@ -19,7 +21,7 @@ from .dense_stage import DenseStage
 from .errors import CheckpointError, Diverged
 from .mask import Mask
 from .methods import Methods
-from .pruning import prune
+from .pruning import Candidates, prune
 from .seeds import derived_seed, generator
 from .steps import Steps
 
@@ -94,7 +96,7 @@ class Training:
     @property
     def ramp(self) -> float:
         """Position on the epsilon ramp, epsilon / target epsilon, in [0, 1]."""
-        return self._ramp.value(self.epoch * self._steps.per_epoch)
+        return self._ramp_at(self.epoch * self._steps.per_epoch)
 
     def checkpoint(self, fingerprint: str, verify_seconds: float) -> Checkpoint:
         """The state between two epochs; at the last one without the optimizer."""
@@ -169,24 +171,34 @@ class Training:
             self._prune(step)
             # The remainder below a whole batch is left out; the next epoch's order leaves out others.
             chosen = order[index * self._steps.batch_size : (index + 1) * self._steps.batch_size]
-            x = torch.from_numpy(self._data.train.x[chosen]).to(self._device)
-            y = torch.from_numpy(self._data.train.y[chosen]).to(self._device)
-            self._step(x, y, step)
+            self._step(self._batch(chosen, self._ramp_at(step)), step)
 
-    def _step(self, x: torch.Tensor, y: torch.Tensor, step: int) -> None:
-        ramp = self._ramp.value(step)
+    def _position(self, step: int) -> float:
+        """Where the ramp and the learning rate are, in [0, 1]: the schedule may send them back."""
+        return self._methods.schedule.due(step, self._steps.total).position
+
+    def _ramp_at(self, step: int) -> float:
+        return self._ramp.value(self._position(step) * self._steps.total)
+
+    def _batch(self, chosen: NDArray[np.int64], ramp: float) -> Batch:
+        x = torch.from_numpy(self._data.train.x[chosen]).to(self._device)
+        y = torch.from_numpy(self._data.train.y[chosen]).to(self._device)
         centre, radius = input_box(x, ramp * self._spec.epsilon, self._data.low, self._data.high)
-        loss = self._methods.loss.loss(self.graph, Batch(x, y, centre, radius, ramp))
+        return Batch(x, y, centre, radius, ramp)
+
+    def _step(self, batch: Batch, step: int) -> None:
+        loss = self._methods.loss.loss(self.graph, batch)
         if not torch.isfinite(loss):
             raise Diverged(
-                f"the loss became {loss.item()} in epoch {self.epoch + 1} at epsilon {ramp * self._spec.epsilon:.3g}; "
-                f"a lower optimizer.learning_rate or a longer ramp may help"
+                f"the loss became {loss.item()} in epoch {self.epoch + 1} at epsilon "
+                f"{batch.ramp * self._spec.epsilon:.3g}; "
+                "a lower optimizer.learning_rate or a longer ramp may help"
             )
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.mask.zero_gradients_(self.network)
         nn.utils.clip_grad_norm_(self.network.parameters(), self._methods.optimizer.clip)
-        rate = self._methods.optimizer.rate(self._steps.progress(step))
+        rate = self._methods.optimizer.rate(self._position(step))
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
@@ -202,13 +214,23 @@ class Training:
 
     def _prune(self, step: int) -> None:
         mask = prune(
-            self.network,
+            self._candidates(step),
             self.mask,
             score=self._methods.score,
             distribution=self._methods.distribution,
-            sparsity=self._target * self._methods.schedule.fraction(self._steps.progress(step)),
-            generator=generator(self._seed, "prune", step),
+            sparsity=self._target * self._methods.schedule.due(step, self._steps.total).sparsity,
         )
         if mask is not self.mask:
             self.mask = mask
             mask.apply_(self.network)
+
+    def _candidates(self, step: int) -> Candidates:
+        """What decisions on the mask at a step are based on."""
+
+        def batches(count: int, ramp: float) -> Iterator[Batch]:
+            samples = len(self._data.train.y)
+            for number in range(count):
+                drawn = torch.randperm(samples, generator=generator(self._seed, "score", step, number)).numpy()
+                yield self._batch(drawn[: self._steps.batch_size], ramp)
+
+        return Candidates(self.graph, generator(self._seed, "prune", step), self._methods.loss, batches)

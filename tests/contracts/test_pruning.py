@@ -1,6 +1,7 @@
 """Every score, distribution and schedule keeps the promises of its base class."""
 
 import itertools
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from sparsevlr.trainables.bounds import trace
+from sparsevlr.trainables.certified_training import IBP, Batch
 from sparsevlr.trainables.mask import Mask, prunable_weights
-from sparsevlr.trainables.pruning import DISTRIBUTIONS, SCHEDULES, SCORES, first_due, kept_weights, prune
+from sparsevlr.trainables.pruning import DISTRIBUTIONS, SCHEDULES, SCORES, Candidates, first_due, kept_weights, prune
 
 PAIRS = list(itertools.product(SCORES, DISTRIBUTIONS))
 
@@ -19,15 +22,25 @@ def network(seed: int = 0) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 7), nn.ReLU(), nn.Linear(7, 3))
 
 
+def candidates(net: nn.Sequential, shape: tuple[int, ...] = (1, 4, 4), seed: int = 0) -> Candidates:
+    def batches(count: int, ramp: float) -> Iterator[Batch]:
+        drawn = torch.Generator().manual_seed(seed)
+        for _ in range(count):
+            x = torch.rand(8, *shape, generator=drawn)
+            y = torch.randint(net[-1].out_features, (8,), generator=drawn)
+            yield Batch(x, y, x, torch.full_like(x, 0.1 * ramp), ramp)
+
+    return Candidates(trace(net, shape), torch.Generator().manual_seed(seed), IBP(), batches)
+
+
 def pruned(score: str, distribution: str, sparsity: float, mask: Mask | None = None, seed: int = 0) -> Mask:
     net = network()
     return prune(
-        net,
+        candidates(net, seed=seed),
         mask or Mask.dense(net),
         score=SCORES[score](),
         distribution=DISTRIBUTIONS[distribution](),
         sparsity=sparsity,
-        generator=torch.Generator().manual_seed(seed),
     )
 
 
@@ -63,8 +76,8 @@ def test_masks_are_reproducible(score: str, distribution: str) -> None:
 
 @pytest.mark.parametrize("score", SCORES)
 def test_scores_are_finite_and_shaped_like_the_weights(score: str) -> None:
-    weights = prunable_weights(network())
-    scores = SCORES[score]().scores(weights, torch.Generator().manual_seed(0))
+    seen = candidates(network())
+    weights, scores = seen.weights, SCORES[score]().scores(seen)
     assert scores.keys() == weights.keys()
     for name, values in scores.items():
         assert values.shape == weights[name].shape
@@ -82,7 +95,7 @@ def test_allocations_sum_up_and_fit(distribution: str, kept: int) -> None:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_schedules_rise_from_at_least_0_to_1(schedule: str) -> None:
-    fractions = [SCHEDULES[schedule]().fraction(step / 1000) for step in range(1001)]
+    fractions = [SCHEDULES[schedule]().due(step, 1000).sparsity for step in range(1001)]
     assert all(0 <= fraction <= 1 for fraction in fractions)
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
@@ -106,7 +119,7 @@ def test_a_schedule_prunes_nothing_before_it_is_first_due_and_something_from_the
     first = first_due(chosen, steps)
     assert 0 <= first <= steps
     for step in range(steps + 1):
-        assert (chosen.fraction(step / steps) > 0) == (step >= first)
+        assert (chosen.due(step, steps).sparsity > 0) == (step >= first)
 
 
 def test_magnitude_removes_the_smallest_and_global_looks_across_layers() -> None:
@@ -114,12 +127,11 @@ def test_magnitude_removes_the_smallest_and_global_looks_across_layers() -> None
     with torch.no_grad():
         net[0].weight.copy_(torch.tensor([[4.0, -3.0], [0.1, 5.0]]))
         net[1].weight.copy_(torch.tensor([[0.2, -0.3], [0.4, 9.0]]))
-    generator = torch.Generator()
-    arguments = {"score": SCORES["magnitude"](), "sparsity": 0.5, "generator": generator}
-    by_network = prune(net, Mask.dense(net), distribution=DISTRIBUTIONS["global"](), **arguments)
+    arguments = {"score": SCORES["magnitude"](), "sparsity": 0.5}
+    by_network = prune(candidates(net, (2,)), Mask.dense(net), distribution=DISTRIBUTIONS["global"](), **arguments)
     assert by_network["0.weight"].tolist() == [[True, True], [False, True]]
     assert by_network["1.weight"].tolist() == [[False, False], [False, True]]
-    by_layer = prune(net, Mask.dense(net), distribution=DISTRIBUTIONS["uniform"](), **arguments)
+    by_layer = prune(candidates(net, (2,)), Mask.dense(net), distribution=DISTRIBUTIONS["uniform"](), **arguments)
     assert by_layer["0.weight"].tolist() == [[True, False], [False, True]]
     assert by_layer["1.weight"].tolist() == [[False, False], [True, True]]
 
@@ -129,12 +141,11 @@ def test_ties_keep_the_lower_index() -> None:
     with torch.no_grad():
         net[0].weight.fill_(1.0)
     mask = prune(
-        net,
+        candidates(net, (4,)),
         Mask.dense(net),
         score=SCORES["magnitude"](),
         distribution=DISTRIBUTIONS["global"](),
         sparsity=0.5,
-        generator=torch.Generator(),
     )
     assert mask["0.weight"].tolist() == [[True, True, False, False]]
 

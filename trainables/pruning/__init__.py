@@ -5,10 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..mask import Mask, prunable_weights
-from .base import Distribution, Schedule, Score
+from ..mask import Mask
+from .base import Candidates, Distribution, Due, Schedule, Score
 from .global_distribution import Global
 from .gradual import Gradual
 from .magnitude import Magnitude
@@ -24,7 +24,9 @@ __all__ = [
     "DISTRIBUTIONS",
     "SCHEDULES",
     "SCORES",
+    "Candidates",
     "Distribution",
+    "Due",
     "Schedule",
     "Score",
     "first_due",
@@ -40,19 +42,11 @@ def kept_weights(total: int, sparsity: float) -> int:
 
 def first_due(schedule: Schedule, steps: int) -> int:
     """The first of `steps` + 1 steps, the end of training being the last, at which a schedule prunes anything."""
-    return bisect_right(range(steps), 0.0, key=lambda step: schedule.fraction(step / steps))
+    return bisect_right(range(steps), 0.0, key=lambda step: schedule.due(step, steps).sparsity)
 
 
-def prune(
-    network: nn.Module,
-    mask: Mask,
-    *,
-    score: Score,
-    distribution: Distribution,
-    sparsity: float,
-    generator: torch.Generator,
-) -> Mask:
-    """The mask that leaves `network` at exactly `sparsity`, within what `mask` still keeps.
+def prune(candidates: Candidates, mask: Mask, *, score: Score, distribution: Distribution, sparsity: float) -> Mask:
+    """The mask that leaves the network at exactly `sparsity`, within what `mask` still keeps.
 
     Ties are broken by position: of equal scores the weight with the lower flat index is kept. A weight that `mask`
     has pruned never comes back; where `mask` is already sparser than asked, it is returned as it is.
@@ -62,7 +56,7 @@ def prune(
         return mask
     scores = {
         name: values.masked_fill(~mask[name].to(values.device), -torch.inf)
-        for name, values in score.scores(prunable_weights(network), generator).items()
+        for name, values in score.scores(candidates).items()
     }
     allocation = distribution.allocate(scores, kept)
     return Mask({name: _highest(values, allocation[name]) & mask[name] for name, values in scores.items()})

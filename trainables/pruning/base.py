@@ -6,11 +6,41 @@ Any score goes with any distribution and any schedule; `prune` joins them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+
+from ..bounds import Graph
+from ..certified_training import Batch, CertifiedLoss
+from ..mask import prunable_weights
+
+Batches = Callable[[int, float], Iterator[Batch]]
+"""So many batches of the training split, their boxes at a position of the epsilon ramp in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a score may look at.
+
+    Attributes:
+        graph: the network as it is, pruned weights at zero.
+        generator: source of randomness, seeded by the trial.
+        loss: the certified loss that the network is trained with.
+        batches: data to compute it on; the same trial at the same step is given the same.
+    """
+
+    graph: Graph
+    generator: torch.Generator
+    loss: CertifiedLoss
+    batches: Batches
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The prunable weights by name."""
+        return prunable_weights(self.graph.network)
 
 
 class Score(ABC):
@@ -19,13 +49,8 @@ class Score(ABC):
     description: ClassVar[str]
 
     @abstractmethod
-    def scores(self, weights: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """One finite score per weight, of the weight's shape; higher means rather keep.
-
-        Args:
-            weights: the prunable weights by name.
-            generator: source of randomness, seeded by the trial.
-        """
+    def scores(self, candidates: Candidates) -> dict[str, Tensor]:
+        """One finite score per prunable weight, of the weight's shape; higher means rather keep."""
 
 
 class Distribution(ABC):
@@ -35,7 +60,23 @@ class Distribution(ABC):
 
     @abstractmethod
     def allocate(self, scores: Mapping[str, Tensor], kept: int) -> dict[str, int]:
-        """Numbers of weights that the layers keep: they sum to exactly `kept`, none above its layer's size."""
+        """Numbers of weights that the layers keep: they sum to exactly `kept`, none above its layer's size.
+
+        Args:
+            scores: by layer; a weight that is pruned already, and cannot be kept, scores -inf.
+        """
+
+
+class Due(NamedTuple):
+    """What a schedule asks for at a step.
+
+    Attributes:
+        sparsity: the share of the target sparsity that is due, in [0, 1].
+        position: where the epsilon ramp and the learning rate are, in [0, 1].
+    """
+
+    sparsity: float
+    position: float
 
 
 class Schedule(ABC):
@@ -44,5 +85,8 @@ class Schedule(ABC):
     description: ClassVar[str]
 
     @abstractmethod
-    def fraction(self, progress: float) -> float:
-        """Share of the target sparsity due at `progress`, both in [0, 1]; never falling."""
+    def due(self, step: int, steps: int) -> Due:
+        """What falls due before optimizer step `step` of `steps`, or at the end of training, `step == steps`.
+
+        The share of the target sparsity never falls and is 1 in the end.
+        """

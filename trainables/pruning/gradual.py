@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .base import Schedule
+from .base import Due, Schedule
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Gradual(Schedule):
         if self.updates < 1:
             raise ValueError(f"schedule.updates must be at least 1, but is {self.updates}")
 
-    def fraction(self, progress: float) -> float:
+    def due(self, step: int, steps: int) -> Due:
+        progress = step / steps
         p = min(max((progress - self.start) / (self.end - self.start), 0.0), 1.0)
         p = math.floor(p * self.updates) / self.updates
-        return 1.0 - (1.0 - p) ** 3
+        return Due(1.0 - (1.0 - p) ** 3, progress)

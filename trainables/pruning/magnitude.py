@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from .base import Score
+from .base import Candidates, Score
 
 
 @dataclass(frozen=True)
@@ -18,5 +16,5 @@ class Magnitude(Score):
 
     description: ClassVar[str] = "score: absolute value of the weight"
 
-    def scores(self, weights: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        return {name: weight.detach().abs() for name, weight in weights.items()}
+    def scores(self, candidates: Candidates) -> dict[str, Tensor]:
+        return {name: weight.detach().abs() for name, weight in candidates.weights.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .base import Schedule
+from .base import Due, Schedule
 
 
 @dataclass(frozen=True)
@@ -23,5 +23,6 @@ class OneShot(Schedule):
         if not 0 <= self.at < 1:
             raise ValueError(f"schedule.at is a fraction of training in [0, 1), but is {self.at}")
 
-    def fraction(self, progress: float) -> float:
-        return float(progress >= self.at)
+    def due(self, step: int, steps: int) -> Due:
+        progress = step / steps
+        return Due(float(progress >= self.at), progress)

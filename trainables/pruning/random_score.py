@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .base import Score
+from .base import Candidates, Score
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,8 @@ class Random(Score):
 
     description: ClassVar[str] = "score: uniform random number (baseline)"
 
-    def scores(self, weights: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def scores(self, candidates: Candidates) -> dict[str, Tensor]:
         return {
-            name: torch.rand(weight.shape, generator=generator).to(weight.device) for name, weight in weights.items()
+            name: torch.rand(weight.shape, generator=candidates.generator).to(weight.device)
+            for name, weight in candidates.weights.items()
         }
