@@ -1,0 +1,308 @@
+"""Every way to a sparse verified network beside the dense one: at equal epochs, and what each needs in its own time.
+
+    python benchmarks/approaches.py run [SETTING ...] [--workers 2]    # resumable; hours, one line per training
+    python benchmarks/approaches.py report [SETTING ...]               # tables and plots from the checked-in raw data
+
+Settings are those of `SETTINGS`. In the `equal` ones every approach, dense stages and rounds counted, has the same
+epochs; each is tuned equally: the same grid of learning rate and kappa with one seed, the best on the validation split
+is trained again with the seeds that count. In the `published` one each keeps the schedule that its paper gives it, over
+several budgets. Accuracies are those of the whole test split, by the whole cascade; seconds are processor time of one
+thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import machine
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy import stats
+
+from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset
+from sparsevlr.spaces.datasets import Dataset
+from sparsevlr.trainables import Trial
+from sparsevlr.trainables.errors import TrialError
+
+RAW = Path(__file__).parent / "results" / "approaches"
+FIGURES = Path(__file__).parents[1] / "docs" / "figures"
+TUNING_SEED, SEEDS = 100, (0, 1, 2, 3, 4)
+
+MAGNITUDE = {"score": "magnitude", "distribution": "global"}
+APPROACHES: dict[str, dict[str, Any]] = {
+    "dense": {"sparsity": 0.0, "schedule": "gradual", **MAGNITUDE},
+    "magnitude, one-shot": {**MAGNITUDE, "schedule": "one-shot", "schedule.at": 0.3},
+    "magnitude, one-shot, per layer": {**MAGNITUDE, "schedule": "one-shot", "schedule.at": 0.3, "distribution": "uniform"},
+    "magnitude, gradual": {**MAGNITUDE, "schedule": "gradual", "schedule.end": 0.3},
+    "SNIP": {"score": "snip", "distribution": "global", "schedule": "at-init"},
+    "Taylor": {"score": "taylor", "distribution": "global", "schedule": "one-shot", "schedule.at": 0.3},
+    "stability": {"score": "stability", "distribution": "global", "schedule": "one-shot", "schedule.at": 0.3},
+    "HYDRA": {
+        "score": "hydra",
+        "score.span": 0.2,
+        "distribution": "uniform",
+        "schedule": "one-shot",
+        "schedule.at": 0.3,
+    },
+    "IMP": {**MAGNITUDE, "schedule": "iterative", "schedule.rounds": 5},
+    "magnitude, gradual + NRS": {
+        **MAGNITUDE,
+        "schedule": "gradual",
+        "schedule.end": 0.3,
+        "regulariser": "nrs",
+    },
+    "random at init": {"score": "random", "distribution": "erk", "schedule": "at-init"},
+    "SET": {"score": "random", "distribution": "erk", "schedule": "drop-and-grow", "schedule.grow": "random"},
+    "RigL": {"score": "random", "distribution": "erk", "schedule": "drop-and-grow", "schedule.grow": "gradient"},
+    "SparseVLR": {
+        "score": "random",
+        "distribution": "erk",
+        "schedule": "drop-and-grow",
+        "schedule.grow": "gradient",
+        "schedule.within": "network",
+        "initialisation": "ibp",
+        "initialisation.masked_fan_in": True,
+    },
+    "filters": {**MAGNITUDE, "schedule": "gradual", "schedule.end": 0.3, "pattern": "filter"},
+    "2 x 2 blocks": {**MAGNITUDE, "schedule": "gradual", "schedule.end": 0.3, "pattern": "block", "pattern.k": 2},
+    "1:8": {**MAGNITUDE, "schedule": "gradual", "schedule.end": 0.3, "pattern": "n-m", "pattern.n": 1, "pattern.m": 8},
+}
+GRID = {"optimizer.learning_rate": (1e-3, 3e-3), "loss.kappa_end": (0.1, 0.5)}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A data set, a budget, and the sparsities at which every approach is measured."""
+
+    spec: Mapping[str, Any]
+    architecture: Mapping[str, Any]
+    sparsities: Sequence[float]
+    seeds: Sequence[int] = SEEDS
+    grid: Mapping[str, Sequence[float]] | None = None
+
+
+COMMON = {"ramp": {"start": 0.01, "end": 0.6}, "scheduler": {"kind": "none"}, "epsilon": 0.1}
+SMALL = {"architecture": "cnn-small"}
+SETTINGS = {
+    "mnist-5k": Setting(
+        COMMON | {"data": "mnist-5k", "epochs": 40, "batch_size": 128},
+        SMALL | {"architecture.width": 0.5},
+        (0.9, 0.99),
+        grid=GRID,
+    ),
+    "fashion-mnist": Setting(
+        COMMON | {"data": "fashion-mnist", "epochs": 10, "batch_size": 256, "verification": {"max_crown_samples": 200}},
+        SMALL,
+        (0.95,),
+        seeds=(0, 1, 2),
+    ),
+}
+FIXED = {"loss": "ibp", "optimizer": "adam", "optimizer.learning_rate": 2e-3, "loss.kappa_end": 0.3}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    setting: str
+    approach: str
+    sparsity: float
+    seed: int
+    tuned: tuple[tuple[str, float], ...]
+
+    @property
+    def key(self) -> str:
+        return json.dumps([self.setting, self.approach, self.sparsity, self.seed, dict(self.tuned)])
+
+    def line(self) -> dict[str, Any]:
+        torch.set_num_threads(1)
+        setting = SETTINGS[self.setting]
+        spec = StudySpec.from_dict(dict(setting.spec) | {"seed": self.seed})
+        values = FIXED | dict(setting.architecture) | {"sparsity": self.sparsity} | APPROACHES[self.approach]
+        config = TrialConfig(trial_id="one", seed=self.seed, values=values | dict(self.tuned))
+        told = {"key": self.key, "approach": self.approach, "sparsity": self.sparsity, "seed": self.seed}
+        told["tuned"] = dict(self.tuned)
+        try:
+            return told | _trained(config, spec, _data(str(spec.data)))
+        except TrialError as error:
+            return told | {"error": str(error)}
+
+
+@cache
+def _data(name: str) -> Dataset:
+    return load_dataset(name)
+
+
+def _trained(config: TrialConfig, spec: StudySpec, data: Dataset) -> dict[str, Any]:
+    started = time.process_time()
+    trial = Trial(config, spec, data)
+    while not trial.finished:
+        validation = trial.advance()
+    trained = time.process_time()
+    test = trial.score_on_test()
+    keep = ("natural_accuracy", "adversarial_accuracy", "verified_accuracy", "samples", "unstable_relu_fraction")
+    return {
+        "measured_sparsity": validation.sparsity,
+        "nonzero_weights": validation.nonzero_weights,
+        "layer_densities": json.loads(getattr(validation, "layer_densities", None) or "{}"),
+        "macs": validation.macs,
+        "size_bytes": validation.size_bytes,
+        "train_seconds": round(validation.train_seconds or 0.0, 2),
+        "processor_seconds": round(trained - started, 2),
+        "validation": {name: getattr(validation, name) for name in keep},
+        "test": {name: getattr(test, name) for name in keep},
+    }
+
+
+def tuning(name: str) -> list[Run]:
+    setting = SETTINGS[name]
+    grid = setting.grid or {}
+    choices = [tuple(zip(grid, values, strict=True)) for values in product(*grid.values())] if grid else []
+    return [
+        Run(name, approach, sparsity, TUNING_SEED, chosen)
+        for approach, sparsity in _pairs(setting)
+        for chosen in choices
+    ]
+
+
+def counting(name: str, lines: Mapping[str, Mapping[str, Any]]) -> Iterator[Run]:
+    """The runs that count, of the approaches whose tuning is complete."""
+    setting, tried = SETTINGS[name], tuning(name)
+    for approach, sparsity in _pairs(setting):
+        mine = [run for run in tried if (run.approach, run.sparsity) == (approach, sparsity)]
+        if not all(run.key in lines for run in mine):
+            continue
+        best = max(mine, key=lambda run: _verified(lines[run.key], "validation")).tuned if mine else ()
+        for seed in setting.seeds:
+            yield Run(name, approach, sparsity, seed, best)
+
+
+def _pairs(setting: Setting) -> list[tuple[str, float]]:
+    sparse = [(name, sparsity) for sparsity in setting.sparsities for name in APPROACHES if name != "dense"]
+    return [("dense", 0.0), *sparse]
+
+
+def _verified(line: Mapping[str, Any], split: str) -> float:
+    return -1.0 if "error" in line else float(line[split]["verified_accuracy"])
+
+
+def read(name: str) -> dict[str, dict[str, Any]]:
+    file = RAW / f"{name}.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return {line["key"]: line for line in lines}
+
+
+def run(names: Sequence[str], workers: int) -> None:
+    RAW.mkdir(parents=True, exist_ok=True)
+    (RAW / "machine.json").write_text(json.dumps(machine(), indent=1) + "\n")
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for name in names:
+            for phase in ("tuning", "counting"):
+                done = read(name)
+                planned = tuning(name) if phase == "tuning" else list(counting(name, done))
+                # Seed by seed over all approaches: whenever this is cut, all have been treated alike.
+                planned.sort(key=lambda one: one.seed)
+                for future in as_completed([pool.submit(one.line) for one in planned if one.key not in done]):
+                    line = future.result()
+                    with (RAW / f"{name}.jsonl").open("a") as lines:
+                        lines.write(json.dumps(line) + "\n")
+                    said = line.get("error") or f"{line['test']['verified_accuracy']:.1%} verified on test"
+                    print(line["key"], said, flush=True)
+
+
+def report(names: Sequence[str], workers: int) -> None:
+    for name in names:
+        lines = read(name)
+        counted = [lines[one.key] for one in counting(name, lines) if one.key in lines]
+        if not counted:
+            print(f"{name}: nothing has been run yet")
+            continue
+        table(name, counted)
+        draw(name, counted)
+
+
+def table(name: str, counted: Sequence[Mapping[str, Any]]) -> None:
+    dense = {line["seed"]: line for line in counted if line["approach"] == "dense"}
+    print(f"\n{name}, test split, mean and standard deviation over seeds\n")
+    print("| approach | sparsity | seeds | natural | adversarial | verified | less dense (paired 95 %) | seconds |")
+    print("|---|---|---|---|---|---|---|---|")
+    for approach, sparsity in _pairs(SETTINGS[name]):
+        mine = [line for line in counted if (line["approach"], line["sparsity"]) == (approach, sparsity)]
+        fine = [line for line in mine if "error" not in line]
+        if not fine:
+            print(f"| {approach} | {sparsity:.0%} | {len(mine)} | {mine[0]['error'] if mine else 'not run'} | | | | |")
+            continue
+        cells = [_spread([line["test"][f"{kind}_accuracy"] for line in fine]) for kind in ACCURACIES]
+        pairs = [
+            _verified(line, "test") - _verified(dense[line["seed"]], "test") for line in fine if line["seed"] in dense
+        ]
+        measured = statistics.mean(line["measured_sparsity"] for line in fine)
+        seconds = statistics.median(line["train_seconds"] for line in fine)
+        less = "" if approach == "dense" else _interval(pairs)
+        print(
+            f"| {approach} | {measured:.1%} | {len(fine)} | {' | '.join(cells)} | {less} | {seconds:.0f} |"
+        )
+
+
+ACCURACIES = ("natural", "adversarial", "verified")
+
+
+def _spread(values: Sequence[float]) -> str:
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{spread}"
+
+
+def _interval(differences: Sequence[float]) -> str:
+    if len(differences) < 2:
+        return ""
+    half = stats.t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
+    return f"{100 * statistics.mean(differences):+.1f} ± {100 * half:.1f}"
+
+
+def draw(name: str, counted: Sequence[Mapping[str, Any]]) -> None:
+    sparsities = SETTINGS[name].sparsities
+    figure = Figure(figsize=(5.5 * len(sparsities), 5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(sparsities), squeeze=False)[0]
+    for sparsity, axes in zip(sparsities, panels, strict=True):
+        shown = [(approach, level) for approach, level in _pairs(SETTINGS[name]) if level in (0.0, sparsity)]
+        for position, (approach, level) in enumerate(shown):
+            mine = [line for line in counted if (line["approach"], line["sparsity"]) == (approach, level)]
+            for colour, kind in zip(("C2", "C1", "C0"), ACCURACIES, strict=True):
+                values = [line["test"][f"{kind}_accuracy"] for line in mine if "error" not in line]
+                if values:
+                    label = kind if not position else None
+                    axes.plot(values, [position] * len(values), ".", color=colour, alpha=0.35, ms=5)
+                    axes.plot(statistics.mean(values), position, "|", color=colour, ms=14, mew=2, label=label)
+        axes.set_yticks(range(len(shown)), [approach for approach, _ in shown], fontsize=8)
+        axes.invert_yaxis()
+        axes.set_title(f"{name}, {sparsity:.0%} sparse", loc="left")
+        axes.set_xlabel("accuracy on the test split (points: seeds, bars: means)")
+        axes.grid(color="0.92")
+    panels[0].legend(fontsize=8, loc="lower left")
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    file = FIGURES / f"approaches_{name}.png"
+    figure.savefig(file)
+    print(f"\nplot: {file.name}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["run", "report"])
+    parser.add_argument("settings", nargs="*", default=list(SETTINGS))
+    parser.add_argument("--workers", type=int, default=2)
+    asked = parser.parse_args()
+    {"run": run, "report": report}[asked.command](asked.settings, asked.workers)
