@@ -1,6 +1,6 @@
 """How much compute each search policy needs to find the front: replays on recorded learning curves.
 
-    python benchmarks/search_efficiency.py run [PRESET ...]      # minutes; needs results/learning_curves/
+    python benchmarks/search_efficiency.py run [PRESET ...]      # about an hour on one core; resumable
     python benchmarks/search_efficiency.py live [PRESET ...]     # one search per policy with real training; resumable
     python benchmarks/search_efficiency.py report [PRESET ...]   # table and plots from the checked-in raw data
 
@@ -45,7 +45,7 @@ from ray.tune.schedulers.async_hyperband import AsyncHyperBandScheduler, _Bracke
 
 from sparsevlr.results import Record
 from sparsevlr.results.pareto import front_mask, hypervolume, order_by_rank_and_spread
-from sparsevlr.search.asha import ParetoASHA
+from sparsevlr.search.asha import ParetoASHA, PromotionASHA, StoppingASHA
 from sparsevlr.search.bands import BANDS
 from sparsevlr.search.sampler import Sampler
 from sparsevlr.search.study_run import StudyRun
@@ -57,7 +57,7 @@ RAW = Path(__file__).parent / "results" / "search_efficiency"
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 PRESETS = ("digits", "mnist-5k")
 SEEDS = range(20)
-LIVE_TRIALS, LIVE_SEED = 100, 100
+LIVE_TRIALS, LIVE_SEED = 60, 100
 WORKERS = 4
 SHARE = 0.95
 BELOW_DENSE = 0.15
@@ -206,6 +206,10 @@ class SyneTuneRule(RayASHA):
         return "stop" if mistaken / len(points) > 1 / self._eta else "continue"
 
 
+def by_crowding(kind: type[ParetoASHA]) -> Callable[[int, float, Sequence[int]], ParetoASHA]:
+    return lambda rungs, eta, epochs: kind(rungs, eta, "crowding")
+
+
 class Nothing:
     """A store that forgets."""
 
@@ -232,6 +236,12 @@ class Policy:
 POLICIES = {
     "promotion": Policy("Pareto ASHA, promotion; TPE", "tpe", "promotion"),
     "stopping": Policy("Pareto ASHA, stopping; TPE", "tpe", "stopping"),
+    "promotion-crowding": Policy(
+        "Pareto ASHA, promotion, ties by crowding; TPE", "tpe", "promotion", asha=by_crowding(PromotionASHA)
+    ),
+    "stopping-crowding": Policy(
+        "Pareto ASHA, stopping, ties by crowding; TPE", "tpe", "stopping", asha=by_crowding(StoppingASHA)
+    ),
     "promotion-random": Policy("Pareto ASHA, promotion; random", "random", "promotion"),
     "stopping-random": Policy("Pareto ASHA, stopping; random", "random", "stopping"),
     "ray-asha": Policy("Ray's ASHA on verified accuracy; TPE", "tpe", "stopping", asha=RayASHA),
@@ -387,9 +397,10 @@ def run(presets: Sequence[str], workers: int) -> None:
     RAW.mkdir(parents=True, exist_ok=True)
     (RAW / "machine.json").write_text(json.dumps(machine(), indent=1) + "\n")
     for preset in presets:
-        results: dict[str, list[dict[str, Any]]] = {name: [] for name in POLICIES}
+        missing = [name for name in POLICIES if not (RAW / f"{preset}-{name}.json").exists()]
+        results: dict[str, list[dict[str, Any]]] = {name: [] for name in missing}
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            tasks = [pool.submit(task, preset, name, seed) for name in POLICIES for seed in SEEDS]
+            tasks = [pool.submit(task, preset, name, seed) for name in missing for seed in SEEDS]
             for future in as_completed(tasks):
                 _, name, result = future.result()
                 results[name].append(result)

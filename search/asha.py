@@ -16,7 +16,7 @@ from typing import NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..results.pareto import non_dominated_ranks, order_by_rank_and_spread
+from ..results.pareto import Spread, non_dominated_ranks, order_by_rank_and_spread
 
 RANKED_AT_ONCE = 7
 """Bits of a rung's size that matter: above 2^7 entries, it is ranked when the size is a multiple of a power of two."""
@@ -28,10 +28,12 @@ class ParetoASHA(ABC):
     Args:
         rungs: number of rungs, the last being the end of training, where nothing is decided any more.
         eta: one in eta goes on, above 1.
+        spread: what breaks ties within a front. By replayed searches neither is better than the other
+            (benchmarks/search_efficiency.py); the epsilon-net does not depend on the scale of a front's ends.
     """
 
-    def __init__(self, rungs: int, eta: float) -> None:
-        self._eta = eta
+    def __init__(self, rungs: int, eta: float, spread: Spread = "epsilon-net") -> None:
+        self._eta, self._spread = eta, spread
         self._entries: list[dict[str, tuple[float, ...]]] = [{} for _ in range(rungs - 1)]
 
     @abstractmethod
@@ -81,7 +83,7 @@ class StoppingASHA(ParetoASHA):
             ranks = non_dominated_ranks(points)
             goes_on = int((ranks < ranks[newcomer]).sum()) < len(names) / self._eta
         else:
-            goes_on = newcomer in order_by_rank_and_spread(points, count=math.ceil(len(names) / self._eta))
+            goes_on = newcomer in order_by_rank_and_spread(points, math.ceil(len(names) / self._eta), self._spread)
         return "continue" if goes_on else "stop"
 
     def leave(self, trial: str) -> None:
@@ -100,8 +102,8 @@ class PromotionASHA(ParetoASHA):
     grown by about 1 %, not at every report: which entries a ranking counts depends on their number alone.
     """
 
-    def __init__(self, rungs: int, eta: float) -> None:
-        super().__init__(rungs, eta)
+    def __init__(self, rungs: int, eta: float, spread: Spread = "epsilon-net") -> None:
+        super().__init__(rungs, eta, spread)
         self._left: list[set[str]] = [set() for _ in self._entries]
         self._rankings = [_Ranking(0, deque()) for _ in self._entries]
 
@@ -131,7 +133,7 @@ class PromotionASHA(ParetoASHA):
             names, points = self._ranked(rung, count)
             wanted = math.floor(count / self._eta)
             left = np.array([name in self._left[rung] for name in names], dtype=bool)
-            order = order_by_rank_and_spread(points, count=wanted, settled=left) if wanted else ()
+            order = order_by_rank_and_spread(points, wanted, self._spread, left) if wanted else ()
             self._rankings[rung] = _Ranking(count, deque(names[index] for index in order))
         return self._rankings[rung].best
 

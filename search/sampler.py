@@ -15,6 +15,9 @@ from ..results.record import DIRECTIONS
 from ..spaces import Categorical, Float, Int, Parameter, StudySpec, TrialConfig
 from ..trainables.seeds import derived_seed
 
+STARTUP_TRIALS = 10
+"""How many trials are drawn at random before a model chooses."""
+
 GOLDEN_RATIO = 0.6180339887498949
 UNIT_STEP = 2.0**-20
 """Numbers lie on a grid of their scale that is exact in binary: from the value in a record the sampler's own number is
@@ -85,7 +88,10 @@ class Sampler:
             elif name == "sparsity" and isinstance(parameter, Float):
                 offset = derived_seed(self._spec.seed, "sparsity") / 2**63
                 fixed[name] = math.floor((offset + number * GOLDEN_RATIO) % 1.0 / UNIT_STEP) * UNIT_STEP
-        sampler = _SAMPLERS[kind](derived_seed(self._spec.seed, "ask", number) % 2**32)
+        # Counted in trials asked for, not in those that are over: while trials wait for promotion few are over, and the
+        # model would begin late. It takes what is neither over nor promising yet for bad, until it is known better.
+        startup = STARTUP_TRIALS if number < STARTUP_TRIALS else 1
+        sampler = _SAMPLERS[kind](derived_seed(self._spec.seed, "ask", number) % 2**32, startup)
         if not fixed:
             return sampler
         with warnings.catch_warnings():
@@ -93,22 +99,22 @@ class Sampler:
             return PartialFixedSampler(fixed, sampler)
 
 
-def _tpe(seed: int) -> BaseSampler:
-    return TPESampler(seed=seed, n_startup_trials=10, constant_liar=True)
+def _tpe(seed: int, startup: int) -> BaseSampler:
+    return TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
 
 
-def _nsga2(seed: int) -> BaseSampler:
+def _nsga2(seed: int, startup: int) -> BaseSampler:
     return NSGAIISampler(seed=seed, population_size=20)
 
 
-def _random(seed: int) -> BaseSampler:
+def _random(seed: int, startup: int) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
-def _gp(seed: int) -> BaseSampler:
+def _gp(seed: int, startup: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return GPSampler(seed=seed, n_startup_trials=10, deterministic_objective=False)
+        return GPSampler(seed=seed, n_startup_trials=startup, deterministic_objective=False)
 
 
 _SAMPLERS = {"tpe": _tpe, "nsga2": _nsga2, "gp": _gp, "random": _random}

@@ -75,3 +75,17 @@ def test_starting_points_come_first_and_what_they_leave_open_is_drawn() -> None:
     assert (first["schedule"], first["schedule.at"]) == ("one-shot", pytest.approx(0.1))
     assert (second["architecture"], second["architecture.hidden"]) == ("mlp", (32, 32))
     assert {"optimizer.learning_rate", "schedule"} <= first.keys() & second.keys()
+
+
+@pytest.mark.parametrize("kind", ["tpe", "gp"])
+def test_a_model_goes_by_the_few_that_are_over_while_most_wait_for_promotion(kind: str) -> None:
+    def eleventh(best: int | None) -> dict[str, object]:
+        sampler = Sampler(spec(kind))
+        trials = [sampler.ask(number).trial_id for number in range(10)]
+        for number in () if best is None else (0, 1, 2, 3):
+            sampler.tell(trials[number], [0.9 if number == best else 0.1, 0.5])
+        return dict(sampler.ask(10).values)
+
+    assert eleventh(0) == eleventh(0) != eleventh(3)
+    # Nothing is known yet: that is no error.
+    assert eleventh(None)
