@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -71,7 +71,7 @@ def choose_groups(
     *,
     least: int = 0,
 ) -> dict[str, Tensor]:
-    """The groups that stay, per layer bool `(groups,)`, so that one more of them would leave more than `kept` weights.
+    """The groups that stay, per layer bool `(groups,)`: with the next best of any layer, over `kept` weights would.
 
     A group's worth is spread over its weights, the distribution gives each layer a budget, and the layer keeps its
     best groups as far as that goes. The budget that is handed out is not `kept` but the largest with which `measure`
@@ -120,11 +120,20 @@ def choose_groups(
         for position, place in enumerate(range(counts[name], len(ranking.weights)))
     )
 
-    def after(steps: int) -> dict[str, int]:
-        more = dict(counts)
-        for _, _, name in further[:steps]:
-            more[name] += 1
-        return more
+    while further:
+        steps = bisect_right(
+            range(1, len(further) + 1), kept, key=lambda n: measure(chosen(_more(counts, further[:n])))
+        )
+        counts = _more(counts, further[:steps])
+        # The next best of a layer does not fit in; that of another, with smaller groups, may.
+        full = {name for _, _, name in further[steps : steps + 1]}
+        further = [step for step in further[steps:] if step[2] not in full]
+    return chosen(counts)
 
-    steps = bisect_right(range(len(further) + 1), kept, key=lambda count: measure(chosen(after(count)))) - 1
-    return chosen(after(steps))
+
+def _more(counts: Mapping[str, int], steps: Iterable[tuple[float, int, str]]) -> dict[str, int]:
+    """One group more for the layer of each step."""
+    more = dict(counts)
+    for _, _, name in steps:
+        more[name] += 1
+    return more
