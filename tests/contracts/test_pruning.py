@@ -115,8 +115,8 @@ def test_masks_are_reproducible(score: str, distribution: str, pattern: str) -> 
 
 def narrow(architecture: str, classes: int = 4, shape: tuple[int, ...] = (1, 8, 8)) -> nn.Sequential:
     torch.manual_seed(1)
-    options = {"batchnorm": True} & {f.name: True for f in fields(ARCHITECTURES[architecture])}.items()
-    return ARCHITECTURES[architecture](width=0.125, **dict(options)).build(shape, classes)
+    options = {"batchnorm": True} if "batchnorm" in {f.name for f in fields(ARCHITECTURES[architecture])} else {}
+    return ARCHITECTURES[architecture](width=0.125, **options).build(shape, classes)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -185,7 +185,7 @@ def test_filter_by_hand() -> None:
         assert mask["0.weight"].tolist() == [[True, True], [False, False], [True, True]]
         assert mask["2.weight"].tolist() == [[True, False, True]] * 2
         assert bool(mask["4.weight"].all())
-    # The second of the next layer, of mean 3, and the 2 weights that read it: 11 is then just enough for all of the first.
+    # The second of the next layer, of mean 3, and the 2 weights that read it, go: 11 is just enough for the rest.
     mask = select("filter", scores, 11, graph)
     assert bool(mask["0.weight"].all())
     assert mask["2.weight"].tolist() == [[True, True, True], [False, False, False]]
