@@ -1,9 +1,11 @@
 """What is refused before any trial runs, and what leaves a fingerprint."""
 
 import pickle
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sparsevlr.spaces import SpecError, StudySpec, TrialConfig
 from sparsevlr.trainables import check_space
@@ -49,6 +51,12 @@ def study(**space: object) -> StudySpec:
 def test_spaces_with_an_impossible_configuration(space: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         check_space(study(**space), (1, 8, 8), 10)
+
+
+def test_the_example_in_the_guide_is_possible() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
+    (example,) = (text for text in re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL) if text.startswith("data:"))
+    check_space(StudySpec.from_dict(yaml.safe_load(example)), (1, 8, 8), 10)
 
 
 def test_networks_that_cannot_be_bounded_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
