@@ -89,7 +89,12 @@ class Record:
     both lead to ``running``, and a replayed scheduler needs to know; and a trial that was paused at a rung, to wait for
     its promotion, from one that a limit of the study has halted: that one simply goes on, by ``continue``),
     ``shared_seconds``, and ``verified_ramp`` (verified accuracy at the epsilon that training had come to on its ramp,
-    which predicts the end better than that at the target does; natural accuracy where the ramp had not begun).
+    which predicts the end better than that at the target does; natural accuracy where the ramp had not begun),
+    ``layer_densities`` (a JSON object, nonzero share of the weights by layer), ``other_parameters`` (biases and
+    normalisation, which sparsity does not count), and ``dense_bytes``, ``bitmask_bytes``, ``csr_bytes`` (the whole
+    network with every weight tensor in that encoding).
+
+    Columns may be added within a schema version: a reader takes those it knows, and null for those that are not there.
 
     Raises RecordError when a value has the wrong type or is not one of its column's words.
     """
@@ -133,6 +138,11 @@ class Record:
     decision: str | None = None
     shared_seconds: float | None = None
     verified_ramp: float | None = None
+    layer_densities: str | None = None
+    other_parameters: int | None = None
+    dense_bytes: int | None = None
+    bitmask_bytes: int | None = None
+    csr_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name, convert in CONVERTERS.items():
@@ -148,7 +158,9 @@ class Record:
         if self.checkpoint is not None:
             check_checkpoint(self.checkpoint)
         if self.config is not None:
-            _check_config(self.config)
+            _check_object("config", self.config)
+        if self.layer_densities is not None:
+            _check_object("layer_densities", self.layer_densities)
         if self.event == "report" and (self.rung is None or self.split is None):
             raise RecordError(f"a report needs rung and split; got rung={self.rung!r}, split={self.split!r}")
         if self.event == "decision" and self.state is None:
@@ -200,13 +212,13 @@ def _number(name: str, value: Any) -> float:
         raise RecordError(f"{name} must be a number; got {value!r}") from None
 
 
-def _check_config(config: str) -> None:
+def _check_object(name: str, text: str) -> None:
     try:
-        value = json.loads(config)
+        value = json.loads(text)
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise RecordError(f"config must be a JSON object, as canonical_json writes it; got {config[:80]!r}")
+        raise RecordError(f"{name} must be a JSON object, as canonical_json writes it; got {text[:80]!r}")
 
 
 def _scalar_type(hint: Any) -> type:

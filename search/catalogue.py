@@ -9,7 +9,7 @@ from ..spaces.architectures import ARCHITECTURES
 from ..spaces.datasets import DATASETS
 from ..spaces.load import PRESETS
 from ..trainables.certified_training import LOSSES
-from ..trainables.pruning import DISTRIBUTIONS, SCHEDULES, SCORES
+from ..trainables.pruning import DISTRIBUTIONS, PATTERNS, SCHEDULES, SCORES
 from ..trainables.verification import VERIFIERS
 
 
@@ -19,7 +19,7 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
         "presets": dict(PRESETS),
         "datasets": dict(DATASETS),
         "architectures": dict(ARCHITECTURES),
-        "pruners": {**SCORES, **DISTRIBUTIONS, **SCHEDULES},
+        "pruners": {**SCORES, **DISTRIBUTIONS, **PATTERNS, **SCHEDULES},
         "losses": dict(LOSSES),
         "verifiers": dict(VERIFIERS),
     }

@@ -24,7 +24,7 @@ SHORT = {
 SHARES = {name for name in SHORT if name.endswith(("accuracy", "fraction", "auc"))}
 SPARSITIES = {"sparsity", "target_sparsity"}
 ALWAYS = ("sparsity", "verified_accuracy", "adversarial_accuracy", "natural_accuracy", "nonzero_weights")
-METHODS = ("architecture", "score", "distribution", "schedule")
+METHODS = ("architecture", "score", "distribution", "pattern", "schedule")
 
 
 def front_table(front: pa.Table, test: pa.Table | None, objectives: Sequence[str], width: int) -> Table:
@@ -98,9 +98,9 @@ def with_interval(row: Mapping[str, Any]) -> str:
 
 
 def methods(config: str | None) -> str:
-    """The methods of a configuration in a few words."""
+    """The methods of a configuration in a few words; no pattern is not worth one."""
     values = json.loads(config) if config else {}
-    return ", ".join(str(values[name]) for name in METHODS if name in values)
+    return ", ".join(str(values[name]) for name in METHODS if values.get(name, "unstructured") != "unstructured")
 
 
 def _front_title(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from .parameters import Categorical, Constant, Parameter
 from .space import SearchSpace
 from .suggest import closest, listed
 
-FAMILIES: Final = ("architecture", "score", "distribution", "schedule", "loss", "optimizer")
+FAMILIES: Final = ("architecture", "score", "distribution", "pattern", "schedule", "loss", "optimizer")
 """Each names one method by its own key, and that method's options as `family.option`."""
 
 SPARSITY: Final = "sparsity"
@@ -23,6 +23,7 @@ DEFAULT_SPACE: Final[Mapping[str, Any]] = FrozenMapping(
         SPARSITY: {"low": 0.0, "high": 0.995, "scale": "log-complement"},
         "score": "magnitude",
         "distribution": "global",
+        "pattern": "unstructured",
         "schedule": "gradual",
         "loss": "ibp",
         "optimizer": "adam",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -13,21 +13,25 @@ from torch import nn
 
 from ..spaces import Parameter, SpecError, StudySpec, TrialConfig
 from ..spaces.architectures import architecture_options, build_architecture
-from .bounds import UnsupportedLayer, natural_and_interval, trace
+from .bounds import Graph, UnsupportedLayer, natural_and_interval, trace
 from .certified_training import LOSSES, CertifiedLoss
 from .optimizers import OPTIMIZERS, Adam
-from .pruning import DISTRIBUTIONS, SCHEDULES, SCORES, Distribution, Schedule, Score
+from .pruning import DISTRIBUTIONS, PATTERNS, SCHEDULES, SCORES, Distribution, Pattern, Schedule, Score
 from .verification import auto_lirpa
 
 FAMILIES: dict[str, Mapping[str, type[Any]]] = {
     "score": SCORES,
     "distribution": DISTRIBUTIONS,
+    "pattern": PATTERNS,
     "schedule": SCHEDULES,
     "loss": LOSSES,
     "optimizer": OPTIMIZERS,
 }
-PRUNING = ("sparsity", "score", "distribution", "schedule")
+PRUNING = ("sparsity", "score", "distribution", "pattern", "schedule")
+ASSUMED = {"pattern": "unstructured"}
+"""Families that configurations from before they existed do not name: what they do, and what leaves no fingerprint."""
 CHECKED_SAMPLES = 256
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Methods:
     architecture_options: Mapping[str, Any]
     score: Score
     distribution: Distribution
+    pattern: Pattern
     schedule: Schedule
     loss: CertifiedLoss
     optimizer: Adam
@@ -54,6 +59,7 @@ class Methods:
             family = name.partition(".")[0]
             if family not in known:
                 raise SpecError(f"space.{name}: there is no {family!r} to choose{_hint(family, known)}")
+        config = _with_assumed(config)
         architecture, architecture_options = config.method("architecture")
         return cls(
             architecture=architecture,
@@ -104,8 +110,10 @@ def dense_fingerprint(config: TrialConfig, spec: StudySpec) -> str:
 
 
 def _defaults(config: TrialConfig) -> dict[str, Any]:
-    """Defaults of all options that the methods of `config` have, by dotted name."""
-    defaults = {
+    """Defaults of all options that the methods of `config` have, by dotted name, and of assumed families."""
+    config = _with_assumed(config)
+    defaults = dict[str, Any](ASSUMED)
+    defaults |= {
         f"architecture.{name}": value
         for name, value in (architecture_options(config.method("architecture")[0]) or {}).items()
     }
@@ -115,11 +123,16 @@ def _defaults(config: TrialConfig) -> dict[str, Any]:
     return defaults
 
 
+def _with_assumed(config: TrialConfig) -> TrialConfig:
+    return replace(config, values=ASSUMED | dict(config.values))
+
+
 def check_space(spec: StudySpec, shape: tuple[int, ...], classes: int, *, allow_code: bool = False) -> None:
     """Refuse a study whose space holds an impossible configuration, before any trial runs.
 
     A seeded sample of 256 configurations is resolved, every number of the space at both of its ends as well; each
-    architecture among them is built once, and bounds are propagated through it as in training.
+    architecture among them is built once, bounds are propagated through it as in training, and each pattern that may go
+    with it must reach every sparsity of the space.
 
     Raises:
         SpecError: naming the key and the rule it breaks.
@@ -132,20 +145,48 @@ def check_space(spec: StudySpec, shape: tuple[int, ...], classes: int, *, allow_
         return lambda name, parameter: limits[end] if (limits := parameter.limits()) else parameter.random(rng)
 
     draws = [at_end(0), at_end(1), *[lambda name, parameter: parameter.random(rng)] * CHECKED_SAMPLES]
-    seen: set[str] = set()
+    graphs: dict[str, Graph] = {}
+    seen: set[tuple[str, Pattern]] = set()
     for draw in draws:
         values = spec.space.sample(draw)
         methods = Methods.of(TrialConfig(trial_id="check", seed=0, values=values))
         key = f"{methods.architecture} {sorted(methods.architecture_options.items())}"
-        if key in seen:
-            continue
-        seen.add(key)
-        network = methods.build_network(shape, classes, allow_code=allow_code).train()
-        x = torch.zeros(min(spec.batch_size, 2), *shape)
-        try:
-            natural_and_interval(trace(network, shape), x, x, torch.zeros_like(x))
-        except (UnsupportedLayer, ValueError) as error:
-            raise SpecError(f"space.architecture {methods.architecture!r}: {error}") from error
+        if key not in graphs:
+            network = methods.build_network(shape, classes, allow_code=allow_code).train()
+            x = torch.zeros(min(spec.batch_size, 2), *shape)
+            try:
+                graphs[key] = trace(network, shape)
+                natural_and_interval(graphs[key], x, x, torch.zeros_like(x))
+            except (UnsupportedLayer, ValueError) as error:
+                raise SpecError(f"space.architecture {methods.architecture!r}: {error}") from error
+        if (key, methods.pattern) not in seen:
+            seen.add((key, methods.pattern))
+            _check_pattern(spec, methods, graphs[key])
+
+
+def _check_pattern(spec: StudySpec, methods: Methods, graph: Graph) -> None:
+    """
+    Raises:
+        SpecError: the pattern cannot reach a sparsity of the space in this architecture.
+    """
+    limits = spec.space["sparsity"].limits()
+    assert limits is not None
+    name = next(name for name, kind in PATTERNS.items() if kind is type(methods.pattern))
+    pattern = f"pattern {name!r} {asdict(methods.pattern) or ''}".rstrip()  # type: ignore[call-overload]
+    where = f"in architecture {methods.architecture!r} {dict(methods.architecture_options) or ''}".rstrip()
+    try:
+        least, most = methods.pattern.limits(graph)
+    except ValueError as error:
+        raise SpecError(f"space.{pattern}: {error}, {where}") from error
+    for wanted, bound, broken in (
+        (limits[0], least, limits[0] < least - ROUNDING),
+        (limits[1], most, limits[1] > most + ROUNDING),
+    ):
+        if broken:
+            raise SpecError(
+                f"space.sparsity must lie in [{least:.6g}, {most:.6g}], which {pattern} can reach {where}, "
+                f"got {wanted:g}: move it to {bound:.6g}, or choose another pattern"
+            )
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

@@ -218,6 +218,7 @@ class Training:
             self.mask,
             score=self._methods.score,
             distribution=self._methods.distribution,
+            pattern=self._methods.pattern,
             sparsity=self._target * self._methods.schedule.due(step, self._steps.total).sparsity,
         )
         if mask is not self.mask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -180,6 +181,11 @@ class Trial:
             total_weights=cost.total_weights,
             macs=cost.macs,
             size_bytes=cost.size_bytes,
+            layer_densities=json.dumps(cost.layer_densities, separators=(",", ":")),
+            other_parameters=cost.other_parameters,
+            dense_bytes=cost.dense_bytes,
+            bitmask_bytes=cost.bitmask_bytes,
+            csr_bytes=cost.csr_bytes,
             unstable_relu_fraction=unstable,
             train_seconds=self._training.train_seconds,
             verify_seconds=self._verify_seconds,

@@ -18,9 +18,12 @@ PUBLIC = re.findall(
 )
 
 
-def test_columns_are_the_public_ones_and_six_more():
+def test_columns_are_the_public_ones_and_some_more():
     assert list(COLUMNS[: len(PUBLIC)]) == PUBLIC
-    assert COLUMNS[len(PUBLIC) :] == ("event", "time", "data", "decision", "shared_seconds", "verified_ramp")
+    assert COLUMNS[len(PUBLIC) :] == (
+        *("event", "time", "data", "decision", "shared_seconds", "verified_ramp"),
+        *("layer_densities", "other_parameters", "dense_bytes", "bitmask_bytes", "csr_bytes"),
+    )
     assert RECORD_SCHEMA.names == list(COLUMNS)
     assert set(DIRECTIONS) <= set(COLUMNS)
 
@@ -54,6 +57,7 @@ def test_state_follows_from_the_event(event, state):
         ({"error": 3}, "error must be text; got 3"),
         ({"config": "[1]"}, "config must be a JSON object"),
         ({"config": "{"}, "config must be a JSON object"),
+        ({"layer_densities": "[0.5]"}, "layer_densities must be a JSON object"),
     ],
 )
 def test_wrong_values_are_refused_in_one_line(values, message):

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import fsspec
+import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
@@ -335,3 +336,22 @@ def test_readers_see_a_growing_prefix_while_a_writer_appends_and_seals(store):
     assert process.exitcode == 0
     assert seen == 150
     assert len(lengths) > 2
+
+
+def test_a_study_from_before_a_column_existed_opens_and_goes_on(tmp_path, make_trial):
+    added = {"layer_densities", "other_parameters", "dense_bytes", "bitmask_bytes", "csr_bytes"}
+    old = Store.create(tmp_path / "old", {"seed": 0})
+    old.append(make_trial("a", 0.5, 0.9))
+    old.close()
+    (part,) = (tmp_path / "old" / paths.PARTS).iterdir()
+    table = pq.read_table(part)
+    pq.write_table(table.select([name for name in table.column_names if name not in added]), part)
+    with Store.open(tmp_path / "old", readonly=False) as store:
+        store.append(make_trial("b", 0.6, 0.8, layer_densities='{"0":0.4}', csr_bytes=7))
+        # One trial is in a part, the other in the journal.
+        study = open_study(tmp_path / "old")
+        assert study.problems == ()
+        rows = {row["trial_id"]: row for row in study.pareto_front().to_pylist()}
+    assert {name: rows["a"][name] for name in added} == dict.fromkeys(added)
+    assert (rows["b"]["layer_densities"], rows["b"]["csr_bytes"]) == ('{"0":0.4}', 7)
+    assert open_study(tmp_path / "old").trials(where="csr_bytes is null")["trial_id"].to_pylist() == ["a"]

@@ -163,6 +163,7 @@ INDIFFERENT = {
     "sparsity": 0.5,
     "score": "random",
     "distribution": "uniform",
+    "pattern": "filter",
     "schedule.at": 0.75,
     "loss.kappa_end": 0.5,
     "optimizer.clip": 10.0,

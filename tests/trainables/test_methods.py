@@ -1,14 +1,16 @@
 """What is refused before any trial runs, and what leaves a fingerprint."""
 
 import pickle
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sparsevlr.spaces import SpecError, StudySpec, TrialConfig
 from sparsevlr.trainables import check_space
 from sparsevlr.trainables.errors import TrialError
-from sparsevlr.trainables.methods import fingerprint
+from sparsevlr.trainables.methods import Methods, dense_fingerprint, fingerprint
 from sparsevlr.trainables.verification import SoundnessError, auto_lirpa
 
 FAMILIES = {"architecture": "mlp", "score": "magnitude", "distribution": "global", "schedule": "gradual", "loss": "ibp"}
@@ -27,11 +29,34 @@ def study(**space: object) -> StudySpec:
         ({"loss.kappa_end": {"low": 0.0, "high": 2.0}}, r"kappa_end is a share in \[0, 1\], but is 2"),
         ({"optimizer.learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"architecture": "mlp", "architecture.depth": 3}, "depth"),
+        ({"pattern": "n-m", "sparsity": 0.4}, r"sparsity must lie in \[0.5, 1\], .*pattern 'n-m' \{'n': 2.*got 0.4"),
+        ({"pattern": ["unstructured", "n-m"]}, r"sparsity must lie in .* got 0: move it to 0.5"),
+        (
+            {"pattern": "n-m", "pattern.n": {"low": 1, "high": 3, "type": "int"}, "pattern.m": 3, "sparsity": 0.9},
+            "pattern.n and pattern.m are whole numbers, 1 <= n < m, but are 3 and 3",
+        ),
+        (
+            {"pattern": "block", "pattern.size": 64, "sparsity": 0.99},
+            "pattern 'block'.*can reach in architecture 'mlp'",
+        ),
+        (
+            {"pattern": "filter", "sparsity": {"low": 0.5, "high": 0.9995}, "architecture": ["mlp", "cnn-small"]},
+            r"sparsity must lie in \[0, 0.99\d+\], which pattern 'filter' can reach in architecture .*, got 0.9995",
+        ),
+        ({"pattern.n": 2, "sparsity": 0.9}, "pattern 'unstructured' has no such option"),
+        ({"score": "snip", "score.batches": 0}, "batches must be a whole number of at least 1"),
+        ({"distribution": "layered", "distribution.first": {"low": -3.0, "high": 0.0}}, "log10 multiplier"),
     ],
 )
 def test_spaces_with_an_impossible_configuration(space: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         check_space(study(**space), (1, 8, 8), 10)
+
+
+def test_the_example_in_the_guide_is_possible() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
+    (example,) = (text for text in re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL) if text.startswith("data:"))
+    check_space(StudySpec.from_dict(yaml.safe_load(example)), (1, 8, 8), 10)
 
 
 def test_networks_that_cannot_be_bounded_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +88,40 @@ def test_a_default_leaves_no_fingerprint_and_anything_else_does() -> None:
     assert of(**{"schedule.end": 0.3, "loss.kappa_end": 0.5}) == of()
     assert of(**{"schedule.end": 0.31}) != of()
     assert of(sparsity=0.6) != of()
+
+
+def test_a_configuration_from_before_there_were_patterns_is_one_without() -> None:
+    plain = FAMILIES | {"optimizer": "adam", "sparsity": 0.5}
+    old = TrialConfig(trial_id="a", seed=1, values=plain)
+    new = TrialConfig(trial_id="a", seed=1, values=plain | {"pattern": "unstructured"})
+    assert Methods.of(old) == Methods.of(new)
+    assert fingerprint(old, study()) == fingerprint(new, study()) == old.fingerprint(study().constants())
+    blocks = TrialConfig(trial_id="a", seed=1, values=plain | {"pattern": "block"})
+    assert fingerprint(blocks, study()) != fingerprint(old, study())
+    assert dense_fingerprint(blocks, study()) == dense_fingerprint(old, study())
+    sized = TrialConfig(trial_id="a", seed=1, values=plain | {"pattern": "block", "pattern.size": 4})
+    assert fingerprint(sized, study()) == fingerprint(blocks, study())
+
+
+def test_a_layer_without_filters_is_refused_before_any_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "grouped_network.py").write_text(
+        "from torch import nn\n"
+        "def grouped(shape, classes):\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(),\n"
+        "                         nn.Linear(64, classes))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for pattern in ("unstructured", "block"):
+        check_space(
+            study(architecture="grouped_network:grouped", pattern=pattern, sparsity=0.5), (1, 8, 8), 10, allow_code=True
+        )
+    with pytest.raises(SpecError, match=r"pattern 'filter': .*grouped convolution .*'grouped_network:grouped'"):
+        check_space(
+            study(architecture="grouped_network:grouped", pattern="filter", sparsity=0.5),
+            (1, 8, 8),
+            10,
+            allow_code=True,
+        )
 
 
 def test_a_soundness_error_survives_the_way_from_worker_to_driver() -> None:

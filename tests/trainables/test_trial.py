@@ -1,11 +1,13 @@
 """A whole trial without Ray: scores that agree with each other, and runs that agree bit by bit."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from sparsevlr.search.scores import at_target
 from sparsevlr.spaces import StudySpec, TrialConfig
 from sparsevlr.spaces.datasets import Dataset
 from sparsevlr.trainables import Diverged, Trial, run_trial
@@ -34,8 +36,13 @@ def test_reports_every_rung_and_every_column(spec: StudySpec, digits: Dataset, t
     assert last.verified_accuracy <= last.adversarial_accuracy <= last.natural_accuracy
     assert last.total_weights == 64 * 24 + 24 * 24 + 24 * 10
     assert last.nonzero_weights == kept_weights(last.total_weights, 0.9) == last.macs
-    dense_bytes = 4 * (last.total_weights + 24 + 24 + 10)
-    assert last.size_bytes < dense_bytes / 4
+    assert last.other_parameters == 24 + 24 + 10
+    assert last.dense_bytes == 4 * (last.total_weights + last.other_parameters)
+    assert last.size_bytes == last.bitmask_bytes < last.csr_bytes < last.dense_bytes / 4
+    sizes = {"1": 64 * 24, "3": 24 * 24, "5": 24 * 10}
+    densities = json.loads(last.layer_densities)
+    assert densities.keys() == sizes.keys()
+    assert round(sum(densities[name] * size for name, size in sizes.items())) == last.nonzero_weights
 
 
 @pytest.mark.parametrize("architecture", ["cnn-small", "resnet-small"])
@@ -50,6 +57,25 @@ def test_pruned_weights_stay_zero_and_the_target_is_met(
     assert checkpoint.mask.kept == kept_weights(checkpoint.mask.total, 0.9)
     for name, kept in checkpoint.mask.items():
         assert bool((checkpoint.weights[name][~kept] == 0).all())
+
+
+@pytest.mark.parametrize("pattern", ["n-m", "block", "filter"])
+@pytest.mark.parametrize(
+    ("score", "distribution"),
+    [("magnitude", "global"), ("snip", "erk"), ("stability", "layered"), ("taylor", "uniform")],
+)
+def test_every_pattern_survives_training(
+    spec: StudySpec, digits: Dataset, tmp_path: Path, pattern: str, score: str, distribution: str
+) -> None:
+    location = study(tmp_path / "study")
+    values = {"pattern": pattern, "score": score, "distribution": distribution, "sparsity": 0.8}
+    last = run_trial(config(**values), spec, digits, location=location)[-1]
+    assert at_target(last)
+    assert 0.8 - 1 / last.total_weights <= last.sparsity < 0.85
+    mask = Checkpoint.load(location, last.checkpoint).mask
+    assert mask.kept == last.nonzero_weights
+    if pattern == "filter":
+        assert last.nonzero_weights == sum(int(kept.any(1).sum()) * int(kept.any(0).sum()) for kept in mask.values())
 
 
 def test_the_same_seed_gives_the_same_records_and_another_does_not(spec: StudySpec, digits: Dataset) -> None:

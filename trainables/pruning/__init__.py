@@ -1,35 +1,55 @@
-"""Pruning, split by axis: score, distribution over layers, schedule in time."""
+"""Pruning, split by axis: score, distribution over layers, pattern, schedule in time."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 
 import torch
-from torch import Tensor
 
 from ..mask import Mask
-from .base import Candidates, Distribution, Due, Schedule, Score
+from .base import Candidates, Distribution, Due, Pattern, Schedule, Score
+from .block import Block
+from .erk import Erk
+from .filter_pattern import Filter
 from .global_distribution import Global
 from .gradual import Gradual
+from .groups import group_mask, group_means
+from .layered import Layered
 from .magnitude import Magnitude
+from .n_m import NM
 from .one_shot import OneShot
 from .random_score import Random
+from .snip import Snip
+from .stability import Stability
+from .taylor import Taylor
 from .uniform_distribution import Uniform
+from .unstructured import Unstructured
 
-SCORES: dict[str, type[Score]] = {"magnitude": Magnitude, "random": Random}
-DISTRIBUTIONS: dict[str, type[Distribution]] = {"global": Global, "uniform": Uniform}
+SCORES: dict[str, type[Score]] = {
+    "magnitude": Magnitude,
+    "random": Random,
+    "snip": Snip,
+    "taylor": Taylor,
+    "stability": Stability,
+}
+DISTRIBUTIONS: dict[str, type[Distribution]] = {"global": Global, "uniform": Uniform, "erk": Erk, "layered": Layered}
+PATTERNS: dict[str, type[Pattern]] = {"unstructured": Unstructured, "n-m": NM, "block": Block, "filter": Filter}
 SCHEDULES: dict[str, type[Schedule]] = {"one-shot": OneShot, "gradual": Gradual}
 
 __all__ = [
     "DISTRIBUTIONS",
+    "PATTERNS",
     "SCHEDULES",
     "SCORES",
     "Candidates",
     "Distribution",
     "Due",
+    "Pattern",
     "Schedule",
     "Score",
     "first_due",
+    "group_mask",
+    "group_means",
     "kept_weights",
     "prune",
 ]
@@ -45,25 +65,24 @@ def first_due(schedule: Schedule, steps: int) -> int:
     return bisect_right(range(steps), 0.0, key=lambda step: schedule.due(step, steps).sparsity)
 
 
-def prune(candidates: Candidates, mask: Mask, *, score: Score, distribution: Distribution, sparsity: float) -> Mask:
-    """The mask that leaves the network at exactly `sparsity`, within what `mask` still keeps.
+def prune(
+    candidates: Candidates, mask: Mask, *, score: Score, distribution: Distribution, pattern: Pattern, sparsity: float
+) -> Mask:
+    """The mask that leaves the network at `sparsity`, within what `mask` still keeps.
 
+    Exactly there where the pattern takes weights one by one; where it takes groups, as little above as they allow.
     Ties are broken by position: of equal scores the weight with the lower flat index is kept. A weight that `mask`
     has pruned never comes back; where `mask` is already sparser than asked, it is returned as it is.
+
+    Raises:
+        ValueError: the pattern cannot reach the sparsity in this network (`Pattern.limits`).
     """
     kept = kept_weights(mask.total, sparsity)
     if kept >= mask.kept:
         return mask
     scores = {
-        name: values.masked_fill(~mask[name].to(values.device), -torch.inf)
+        name: values.detach().cpu().masked_fill(~mask[name].cpu(), -torch.inf)
         for name, values in score.scores(candidates).items()
     }
-    allocation = distribution.allocate(scores, kept)
-    return Mask({name: _highest(values, allocation[name]) & mask[name] for name, values in scores.items()})
-
-
-def _highest(scores: Tensor, count: int) -> Tensor:
-    order = torch.sort(scores.flatten().cpu(), descending=True, stable=True).indices
-    keep = torch.zeros(scores.numel(), dtype=torch.bool)
-    keep[order[:count]] = True
-    return keep.view(scores.shape)
+    chosen = pattern.select(scores, kept, distribution, candidates.graph)
+    return Mask({name: chosen[name].to(mask[name].device) & mask[name] for name in scores})

@@ -1,6 +1,7 @@
-"""The axes of pruning: what a weight is worth, how the budget is spread over layers, and when it falls due.
+"""The axes of pruning: what a weight is worth, how the budget is spread over layers, which weights go together, and
+when it falls due.
 
-Any score goes with any distribution and any schedule; `prune` joins them.
+Any score goes with any distribution, any pattern and any schedule; `prune` joins them.
 """
 
 from __future__ import annotations
@@ -64,6 +65,41 @@ class Distribution(ABC):
 
         Args:
             scores: by layer; a weight that is pruned already, and cannot be kept, scores -inf.
+        """
+
+
+class Pattern(ABC):
+    """Which weights may go without which others."""
+
+    description: ClassVar[str]
+
+    @abstractmethod
+    def groups(self, weight: Tensor) -> Tensor:
+        """The number of each weight's group, int64 of the weight's shape, from 0 without gaps: a group stays or goes as
+        one. `group_means` and `group_mask` lead from scores of weights to groups and back.
+        """
+
+    @abstractmethod
+    def limits(self, graph: Graph) -> tuple[float, float]:
+        """The least and the greatest sparsity that can be asked for, whatever the scores and the distribution.
+
+        Raises:
+            ValueError: the pattern does not fit the network at all; says why.
+        """
+
+    @abstractmethod
+    def select(
+        self, scores: Mapping[str, Tensor], kept: int, distribution: Distribution, graph: Graph
+    ) -> dict[str, Tensor]:
+        """The weights that stay, bool of the weights' shapes: `kept` of them, or as many below as whole groups allow.
+
+        Args:
+            scores: by layer, on the CPU; a weight that cannot be kept scores -inf. Every weight that does not may stay,
+                also one that is zero now.
+            kept: fewer than the weights that could stay.
+
+        Raises:
+            ValueError: the sparsity is beyond `limits`.
         """
 
 

@@ -1,0 +1,71 @@
+"""Densities over layers against independent solutions."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import brentq
+
+from sparsevlr.trainables.pruning import DISTRIBUTIONS
+
+
+def scores(*shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    return {str(index): torch.rand(shape) for index, shape in enumerate(shapes)}
+
+
+SHAPES = ((16, 1, 3, 3), (16, 16, 3, 3), (64, 256), (64, 64), (10, 64))
+
+
+@given(st.floats(0.0, 1.0, exclude_max=True))
+def test_erk_solves_its_equation(density: float) -> None:
+    given_scores = scores(*SHAPES)
+    sizes = [score.numel() for score in given_scores.values()]
+    kept = round(density * sum(sizes))
+    allocation = DISTRIBUTIONS["erk"]().allocate(given_scores, kept)
+
+    def left(scale: float) -> float:
+        densities = (min(1.0, scale * sum(shape) / size) for shape, size in zip(SHAPES, sizes, strict=True))
+        return sum(share * size for share, size in zip(densities, sizes, strict=True)) - kept
+
+    scale = brentq(left, 0.0, 1e4, xtol=1e-12)
+    for count, shape, size in zip(allocation.values(), SHAPES, sizes, strict=True):
+        assert abs(count - min(size, scale * sum(shape))) <= 1 + 1e-6
+
+
+def test_erk_by_hand() -> None:
+    # sum(dims): 22 and 110, sizes 40 and 1000. Of 66 weights 11 and 55; of 264 weights the first would get 44.
+    given_scores = scores((2, 20), (10, 100))
+    assert DISTRIBUTIONS["erk"]().allocate(given_scores, 66) == {"0": 11, "1": 55}
+    assert DISTRIBUTIONS["erk"]().allocate(given_scores, 264) == {"0": 40, "1": 224}
+
+
+def test_layered_by_hand() -> None:
+    layers = scores((10, 10), (10, 10), (10, 10))
+    bent = DISTRIBUTIONS["layered"](first=1.0, middle=0.0, last=-1.0, base="uniform")
+    assert bent.allocate(layers, 111) == {"0": 100, "1": 10, "2": 1}
+    # The first layer is full; the others stay 10 to 1.
+    assert bent.allocate(layers, 155) == {"0": 100, "1": 50, "2": 5}
+
+
+def test_layered_reads_between_its_points() -> None:
+    layers = scores(*[(100, 100)] * 5)
+    bent = DISTRIBUTIONS["layered"](first=0.0, middle=2.0, last=0.0, base="uniform")
+    counts = list(bent.allocate(layers, 1220).values())
+    assert counts == [10, 100, 1000, 100, 10]
+
+
+@pytest.mark.parametrize("base", ["uniform", "erk"])
+def test_equal_bends_change_nothing(base: str) -> None:
+    given_scores = scores(*SHAPES)
+    for bend in (-2.0, 0.0, 1.3):
+        bent = DISTRIBUTIONS["layered"](first=bend, middle=bend, last=bend, base=base)
+        for kept in (100, 3000, 20000):
+            plain = DISTRIBUTIONS[base]().allocate(given_scores, kept)
+            assert all(abs(plain[name] - count) <= 1 for name, count in bent.allocate(given_scores, kept).items())
+
+
+def test_impossible_bends_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"distribution.middle is a log10 multiplier in \[-2, 2\], but is 2.5"):
+        DISTRIBUTIONS["layered"](middle=2.5)
+    with pytest.raises(ValueError, match=r"distribution\.base must be one of uniform, erk, but is 'global'"):
+        DISTRIBUTIONS["layered"](base="global")
