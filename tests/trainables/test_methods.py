@@ -27,6 +27,20 @@ def study(**space: object) -> StudySpec:
         ({"loss.kappa_end": {"low": 0.0, "high": 2.0}}, r"kappa_end is a share in \[0, 1\], but is 2"),
         ({"optimizer.learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"architecture": "mlp", "architecture.depth": 3}, "depth"),
+        (
+            {"score": "hydra", "schedule": "gradual"},
+            r"space.score: 'hydra' is learned.*\(one-shot\), not with 'gradual'",
+        ),
+        ({"score": ["magnitude", "hydra"], "schedule": "drop-and-grow"}, "not with 'drop-and-grow'"),
+        ({"score": "hydra", "schedule": ["one-shot", "iterative"]}, "not with 'iterative'"),
+        (
+            {"score": "hydra", "schedule": "one-shot", "schedule.at": {"low": 0.0, "high": 0.8}},
+            r"space.score.span: 'hydra' learns for 0.2 of training from 0.8 on",
+        ),
+        ({"regulariser": "nsr"}, "did you mean 'nrs'"),
+        ({"regulariser.weight": 0.01}, "regulariser 'none' has no such option"),
+        ({"initialisation.masked_fan_in": 1}, "masked_fan_in must be true or false"),
+        ({"schedule": "drop-and-grow", "schedule.within": "filter"}, "schedule.within must be layer or network"),
     ],
 )
 def test_spaces_with_an_impossible_configuration(space: dict[str, object], message: str) -> None:
@@ -63,6 +77,11 @@ def test_a_default_leaves_no_fingerprint_and_anything_else_does() -> None:
     assert of(**{"schedule.end": 0.3, "loss.kappa_end": 0.5}) == of()
     assert of(**{"schedule.end": 0.31}) != of()
     assert of(sparsity=0.6) != of()
+    # Families that came later: a configuration that names them means what one without them has always meant.
+    assert of(regulariser="none", initialisation="ibp", **{"initialisation.masked_fan_in": False}) == of()
+    assert of() == "041fbff0d497500b"
+    assert of(regulariser="nrs") != of()
+    assert of(**{"initialisation.masked_fan_in": True}) != of()
 
 
 def test_a_soundness_error_survives_the_way_from_worker_to_driver() -> None:

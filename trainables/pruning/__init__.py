@@ -8,25 +8,38 @@ import torch
 from torch import Tensor
 
 from ..mask import Mask
-from .base import Candidates, Distribution, Due, Schedule, Score
+from .at_init import AtInit
+from .base import Candidates, Distribution, Due, Exchange, LearnedScore, Schedule, Score
+from .drop_and_grow import DropAndGrow
 from .global_distribution import Global
 from .gradual import Gradual
+from .hydra import Hydra
+from .iterative import Iterative
 from .magnitude import Magnitude
 from .one_shot import OneShot
 from .random_score import Random
 from .uniform_distribution import Uniform
 
-SCORES: dict[str, type[Score]] = {"magnitude": Magnitude, "random": Random}
+SCORES: dict[str, type[Score]] = {"magnitude": Magnitude, "random": Random, "hydra": Hydra}
 DISTRIBUTIONS: dict[str, type[Distribution]] = {"global": Global, "uniform": Uniform}
-SCHEDULES: dict[str, type[Schedule]] = {"one-shot": OneShot, "gradual": Gradual}
+SCHEDULES: dict[str, type[Schedule]] = {
+    "one-shot": OneShot,
+    "gradual": Gradual,
+    "at-init": AtInit,
+    "iterative": Iterative,
+    "drop-and-grow": DropAndGrow,
+}
 
 __all__ = [
     "DISTRIBUTIONS",
     "SCHEDULES",
     "SCORES",
+    "AtInit",
     "Candidates",
     "Distribution",
     "Due",
+    "Exchange",
+    "LearnedScore",
     "Schedule",
     "Score",
     "first_due",
