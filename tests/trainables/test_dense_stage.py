@@ -56,7 +56,8 @@ def test_taking_a_stage_over_equals_training_it(
     own = run_trial(one, spec, digits, location=alone)
     pioneer = config(schedule, trial_id="pioneer", seed=5, **NETWORKS[network])
     if pioneer.target_sparsity:
-        pioneer = changed(pioneer, {"sparsity": 0.5, "score": "random"})
+        values = {name: value for name, value in pioneer.values.items() if not name.startswith("score.")}
+        pioneer = replace(pioneer, values=values | {"sparsity": 0.5, "score": "random"})
     run_trial(pioneer, spec, digits, location=shared)
     trained.clear()
     taken = run_trial(one, spec, digits, location=shared)
