@@ -45,7 +45,12 @@ MAGNITUDE = {"score": "magnitude", "distribution": "global"}
 APPROACHES: dict[str, dict[str, Any]] = {
     "dense": {"sparsity": 0.0, "schedule": "gradual", **MAGNITUDE},
     "magnitude, one-shot": {**MAGNITUDE, "schedule": "one-shot", "schedule.at": 0.3},
-    "magnitude, one-shot, per layer": {**MAGNITUDE, "schedule": "one-shot", "schedule.at": 0.3, "distribution": "uniform"},
+    "magnitude, one-shot, per layer": {
+        **MAGNITUDE,
+        "schedule": "one-shot",
+        "schedule.at": 0.3,
+        "distribution": "uniform",
+    },
     "magnitude, gradual": {**MAGNITUDE, "schedule": "gradual", "schedule.end": 0.3},
     "SNIP": {"score": "snip", "distribution": "global", "schedule": "at-init"},
     "Taylor": {"score": "taylor", "distribution": "global", "schedule": "one-shot", "schedule.at": 0.3},
@@ -77,7 +82,7 @@ APPROACHES: dict[str, dict[str, Any]] = {
         "initialisation.masked_fan_in": True,
     },
     "filters": {**MAGNITUDE, "schedule": "gradual", "schedule.end": 0.3, "pattern": "filter"},
-    "2 x 2 blocks": {**MAGNITUDE, "schedule": "gradual", "schedule.end": 0.3, "pattern": "block", "pattern.k": 2},
+    "2 x 2 blocks": {**MAGNITUDE, "schedule": "gradual", "schedule.end": 0.3, "pattern": "block", "pattern.size": 2},
     "1:8": {**MAGNITUDE, "schedule": "gradual", "schedule.end": 0.3, "pattern": "n-m", "pattern.n": 1, "pattern.m": 8},
 }
 GRID = {"optimizer.learning_rate": (1e-3, 3e-3), "loss.kappa_end": (0.1, 0.5)}
@@ -252,9 +257,7 @@ def table(name: str, counted: Sequence[Mapping[str, Any]]) -> None:
         measured = statistics.mean(line["measured_sparsity"] for line in fine)
         seconds = statistics.median(line["train_seconds"] for line in fine)
         less = "" if approach == "dense" else _interval(pairs)
-        print(
-            f"| {approach} | {measured:.1%} | {len(fine)} | {' | '.join(cells)} | {less} | {seconds:.0f} |"
-        )
+        print(f"| {approach} | {measured:.1%} | {len(fine)} | {' | '.join(cells)} | {less} | {seconds:.0f} |")
 
 
 ACCURACIES = ("natural", "adversarial", "verified")

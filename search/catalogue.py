@@ -8,19 +8,21 @@ from typing import Any
 from ..spaces.architectures import ARCHITECTURES
 from ..spaces.datasets import DATASETS
 from ..spaces.load import PRESETS
-from ..trainables.certified_training import LOSSES
+from ..trainables.certified_training import INITIALISATIONS, LOSSES, REGULARISERS
 from ..trainables.pruning import DISTRIBUTIONS, PATTERNS, SCHEDULES, SCORES
 from ..trainables.verification import VERIFIERS
 
 
 def catalogue(kind: str) -> list[dict[str, Any]]:
-    """Rows of name, description and options for presets, datasets, architectures, pruners, losses or verifiers."""
+    """Rows of name, description and options; `kind` is one of the keys below."""
     tables: dict[str, dict[str, Any]] = {
         "presets": dict(PRESETS),
         "datasets": dict(DATASETS),
         "architectures": dict(ARCHITECTURES),
         "pruners": {**SCORES, **DISTRIBUTIONS, **PATTERNS, **SCHEDULES},
         "losses": dict(LOSSES),
+        "regularisers": dict(REGULARISERS),
+        "initialisations": dict(INITIALISATIONS),
         "verifiers": dict(VERIFIERS),
     }
     return [

@@ -70,6 +70,8 @@ class Kind(StrEnum):
     architectures = "architectures"
     pruners = "pruners"
     losses = "losses"
+    regularisers = "regularisers"
+    initialisations = "initialisations"
     verifiers = "verifiers"
 
 

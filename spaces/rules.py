@@ -12,7 +12,14 @@ from .parameters import Categorical, Constant, Parameter
 from .space import SearchSpace
 from .suggest import closest, listed
 
-FAMILIES: Final = ("architecture", "score", "distribution", "pattern", "schedule", "loss", "optimizer")
+LATER_FAMILIES: Final[dict[str, str]] = {
+    "pattern": "unstructured",
+    "regulariser": "none",
+    "initialisation": "ibp",
+}
+"""Families that a configuration may leave out, with what that means: so old ones keep their meaning and fingerprint."""
+
+FAMILIES: Final = ("architecture", "score", "distribution", "schedule", "loss", "optimizer", *LATER_FAMILIES)
 """Each names one method by its own key, and that method's options as `family.option`."""
 
 SPARSITY: Final = "sparsity"
@@ -27,6 +34,7 @@ DEFAULT_SPACE: Final[Mapping[str, Any]] = FrozenMapping(
         "schedule": "gradual",
         "loss": "ibp",
         "optimizer": "adam",
+        **LATER_FAMILIES,
     }
 )
 """What a space gets for a family, or the sparsity, that it leaves out."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 
-import torch
 from safetensors import SafetensorError
 from safetensors import torch as tensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..results import paths
 from ..results.location import Location, storage_errors
@@ -18,6 +17,7 @@ from .errors import CheckpointError
 from .mask import Mask
 
 WEIGHTS, MASK, OPTIMIZER, STATE = "weights.safetensors", "mask.safetensors", "optimizer.safetensors", "state.json"
+PRUNER = "pruner.safetensors"
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Checkpoint:
         train_seconds, verify_seconds: what training and verification have cost so far.
         shared_seconds: what other trials have spent on the dense stage that this one took over.
         fingerprint: of the configuration that was trained, or the key of the dense stage.
+        pruner: what pruning itself has to remember (weights to rewind to, scores in training), by `entry/parameter`;
+            empty where that is nothing, and then no file.
     """
 
     epoch: int
@@ -45,6 +47,7 @@ class Checkpoint:
     verify_seconds: float
     shared_seconds: float
     fingerprint: str
+    pruner: Mapping[str, Tensor] = field(default_factory=dict)
 
     def save(self, location: Location, path: str) -> None:
         """Write to the folder `path` of a study; `state.json`, the last file, makes the checkpoint valid.
@@ -57,6 +60,8 @@ class Checkpoint:
             MASK: tensors.save(dict(self.mask)),
             OPTIMIZER: tensors.save({name: tensor.contiguous() for name, tensor in self.optimizer.items()}),
         }
+        if self.pruner:
+            files[PRUNER] = tensors.save({name: tensor.contiguous() for name, tensor in self.pruner.items()})
         state = {
             "epoch": self.epoch,
             "train_seconds": self.train_seconds,
@@ -82,7 +87,8 @@ class Checkpoint:
         paths.check_saved(path)
         try:
             state = json.loads(location.read(f"{path}/{STATE}"))
-            content = {name: location.read(f"{path}/{name}") for name in (WEIGHTS, MASK, OPTIMIZER)}
+            names = (WEIGHTS, MASK, OPTIMIZER, *([PRUNER] if PRUNER in state["sha256"] else []))
+            content = {name: location.read(f"{path}/{name}") for name in names}
             for name, data in content.items():
                 if sha256(data).hexdigest() != state["sha256"][name]:
                     raise CheckpointError(f"checkpoint {path}/{name} is not the file that was written there")
@@ -95,24 +101,7 @@ class Checkpoint:
                 verify_seconds=float(state["verify_seconds"]),
                 shared_seconds=float(state["shared_seconds"]),
                 fingerprint=str(state["fingerprint"]),
+                pruner=tensors.load(content[PRUNER]) if PRUNER in content else {},
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
-    """The state of an optimizer as flat tensors, keyed `entry/parameter name`."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
-    return {
-        f"{entry}/{names[parameter]}": torch.as_tensor(value)
-        for parameter, state in optimizer.state.items()
-        for entry, value in state.items()
-    }
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, flat: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` took out."""
-    parameters = dict(network.named_parameters())
-    for key, value in flat.items():
-        entry, _, name = key.partition("/")
-        optimizer.state[parameters[name]][entry] = value

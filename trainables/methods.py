@@ -13,10 +13,31 @@ from torch import nn
 
 from ..spaces import Parameter, SpecError, StudySpec, TrialConfig
 from ..spaces.architectures import architecture_options, build_architecture
+from ..spaces.rules import LATER_FAMILIES
 from .bounds import Graph, UnsupportedLayer, natural_and_interval, trace
-from .certified_training import LOSSES, CertifiedLoss
+from .certified_training import (
+    INITIALISATIONS,
+    LOSSES,
+    REGULARISERS,
+    CertifiedLoss,
+    Initialisation,
+    Regulariser,
+)
 from .optimizers import OPTIMIZERS, Adam
-from .pruning import DISTRIBUTIONS, PATTERNS, SCHEDULES, SCORES, Distribution, Pattern, Schedule, Score
+from .pruning import (
+    DISTRIBUTIONS,
+    PATTERNS,
+    SCHEDULES,
+    SCORES,
+    AtInit,
+    Distribution,
+    LearnedScore,
+    Pattern,
+    Schedule,
+    Score,
+    Unstructured,
+    first_due,
+)
 from .verification import auto_lirpa
 
 FAMILIES: dict[str, Mapping[str, type[Any]]] = {
@@ -26,10 +47,10 @@ FAMILIES: dict[str, Mapping[str, type[Any]]] = {
     "schedule": SCHEDULES,
     "loss": LOSSES,
     "optimizer": OPTIMIZERS,
+    "regulariser": REGULARISERS,
+    "initialisation": INITIALISATIONS,
 }
 PRUNING = ("sparsity", "score", "distribution", "pattern", "schedule")
-ASSUMED = {"pattern": "unstructured"}
-"""Families that configurations from before they existed do not name: what they do, and what leaves no fingerprint."""
 CHECKED_SAMPLES = 256
 ROUNDING = 1e-9
 
@@ -46,30 +67,66 @@ class Methods:
     schedule: Schedule
     loss: CertifiedLoss
     optimizer: Adam
+    regulariser: Regulariser
+    initialisation: Initialisation
 
     @classmethod
     def of(cls, config: TrialConfig) -> Methods:
         """The methods that `config` names.
 
         Raises:
-            SpecError: an unknown family, method or option, a family that is left out, or an option's impossible value.
+            SpecError: an unknown family, method or option, a family that is left out, an option's impossible value, or
+                methods that do not go together.
         """
+        config = _complete(config)
         known = ("architecture", "sparsity", *FAMILIES)
         for name in config.values:
             family = name.partition(".")[0]
             if family not in known:
                 raise SpecError(f"space.{name}: there is no {family!r} to choose{_hint(family, known)}")
-        config = _with_assumed(config)
         architecture, architecture_options = config.method("architecture")
-        return cls(
+        methods = cls(
             architecture=architecture,
             architecture_options=architecture_options,
             **{family: build_method(family, *config.method(family)) for family in FAMILIES},
         )
+        if isinstance(methods.score, LearnedScore):
+            _check_learned(config, methods.score, methods.schedule)
+        if methods.schedule.explores and not isinstance(methods.pattern, Unstructured):
+            schedule, pattern = config.method("schedule")[0], config.method("pattern")[0]
+            raise SpecError(
+                f"space.pattern: schedule {schedule!r} exchanges single weights, and would break the groups of "
+                f"{pattern!r}; set pattern to unstructured, or search the two in separate studies"
+            )
+        # With nothing to prune there is nothing to rewind to or to restart for: all schedules are this one.
+        return methods if config.target_sparsity else replace(methods, schedule=AtInit())
 
     def build_network(self, shape: tuple[int, ...], classes: int, *, allow_code: bool = False) -> nn.Sequential:
         """A fresh network for inputs of `shape`, initialised from torch's global random state."""
         return build_architecture(self.architecture, self.architecture_options, shape, classes, allow_code=allow_code)
+
+
+def _complete(config: TrialConfig) -> TrialConfig:
+    """`config` with the families that it may leave out."""
+    return replace(config, values=LATER_FAMILIES | dict(config.values))
+
+
+def _check_learned(config: TrialConfig, score: LearnedScore, schedule: Schedule) -> None:
+    names = config.method("score")[0], config.method("schedule")[0]
+    if not schedule.once:
+        able = ", ".join(name for name, kind in SCHEDULES.items() if kind.once)
+        raise SpecError(
+            f"space.score: {names[0]!r} is learned on a trained network, whose mask then stays: it goes with a "
+            f"schedule that trains dense and prunes once ({able}), not with {names[1]!r}; set schedule to {able}, or "
+            "search the two in separate studies"
+        )
+    steps = 1_000_000
+    begin = first_due(schedule, steps) / steps
+    if begin + score.span >= 1:
+        raise SpecError(
+            f"space.score.span: {names[0]!r} learns for {score.span:g} of training from {begin:g} on, which must end "
+            "before training does: lower score.span or the schedule's start"
+        )
 
 
 def build_method(family: str, name: str, options: Mapping[str, Any]) -> Any:
@@ -97,6 +154,7 @@ def build_method(family: str, name: str, options: Mapping[str, Any]) -> Any:
 
 def fingerprint(config: TrialConfig, spec: StudySpec) -> str:
     """What `config` trains to within `spec`, as 16 hexadecimal digits; options at their default leave no trace."""
+    config = _complete(config)
     return config.fingerprint(spec.constants(), _defaults(config))
 
 
@@ -104,15 +162,18 @@ def dense_fingerprint(config: TrialConfig, spec: StudySpec) -> str:
     """What `config` trains to as long as nothing is pruned, its seed being the study's; otherwise as `fingerprint`.
 
     What is not known to be about pruning counts, so that a family to come keeps trials apart until it is told not to.
+    A schedule counts where the ramp or the learning rate runs in its own way.
     """
-    values = {name: value for name, value in config.values.items() if name.partition(".")[0] not in PRUNING}
+    config = _complete(config)
+    own = Methods.of(config).schedule.restarts
+    pruning = [family for family in PRUNING if not (family == "schedule" and own)]
+    values = {name: value for name, value in config.values.items() if name.partition(".")[0] not in pruning}
     return replace(config, values=values).fingerprint(spec.constants() | {"seed": spec.seed}, _defaults(config))
 
 
 def _defaults(config: TrialConfig) -> dict[str, Any]:
-    """Defaults of all options that the methods of `config` have, by dotted name, and of assumed families."""
-    config = _with_assumed(config)
-    defaults = dict[str, Any](ASSUMED)
+    """Defaults of all options that the methods of `config` have, by dotted name, and of families to be left out."""
+    defaults: dict[str, Any] = dict(LATER_FAMILIES)
     defaults |= {
         f"architecture.{name}": value
         for name, value in (architecture_options(config.method("architecture")[0]) or {}).items()
@@ -121,10 +182,6 @@ def _defaults(config: TrialConfig) -> dict[str, Any]:
         method = table[config.method(family)[0]]
         defaults |= {f"{family}.{f.name}": f.default for f in fields(method) if f.default is not MISSING}
     return defaults
-
-
-def _with_assumed(config: TrialConfig) -> TrialConfig:
-    return replace(config, values=ASSUMED | dict(config.values))
 
 
 def check_space(spec: StudySpec, shape: tuple[int, ...], classes: int, *, allow_code: bool = False) -> None:

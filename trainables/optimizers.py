@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -56,3 +56,29 @@ class Adam:
 
 
 OPTIMIZERS: dict[str, type[Adam]] = {"adam": Adam}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """The state of an optimizer of `parameters` as flat tensors, keyed `entry/parameter name`."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in parameters.items()}
+    return {
+        f"{entry}/{names[parameter]}": torch.as_tensor(value)
+        for parameter, state in optimizer.state.items()
+        for entry, value in state.items()
+    }
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], flat: Mapping[str, Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` took out."""
+    for key, value in flat.items():
+        entry, _, name = key.partition("/")
+        optimizer.state[parameters[name]][entry] = value
+
+
+def clear_moments_(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, where: Tensor) -> None:
+    """Set what an optimizer remembers of some values of `parameter` to zero, in place."""
+    for value in optimizer.state.get(parameter, {}).values():
+        if value.shape == parameter.shape:
+            value.masked_fill_(where, 0.0)

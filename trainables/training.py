@@ -1,4 +1,4 @@
-"""The one training loop: prune on schedule, ramp epsilon, step."""
+"""The one training loop: sparsify on schedule, ramp epsilon, step."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from torch import nn
 
 from ..spaces import StudySpec
 from ..spaces.datasets import Dataset
-from .bounds import input_box, trace
-from .certified_training import Batch, SmoothedRamp, ibp_initialise_
-from .checkpoint import Checkpoint, load_optimizer, optimizer_tensors
+from .bounds import Box, input_box, trace
+from .certified_training import Batch, SmoothedRamp
+from .checkpoint import Checkpoint
 from .dense_stage import DenseStage
 from .errors import CheckpointError, Diverged
 from .mask import Mask
 from .methods import Methods
-from .pruning import Candidates, prune
+from .optimizers import load_optimizer, optimizer_tensors
+from .pruning import Candidates
 from .seeds import derived_seed, generator
+from .sparsification import Sparsification
 from .steps import Steps
 
 
@@ -62,11 +64,14 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(self._seed_in(0), "build"))
             self.network: nn.Sequential = methods.build_network(data.shape, data.classes, allow_code=allow_code)
-        ibp_initialise_(self.network, generator(self._seed_in(0), "initialise"))
+        drawn = generator(self._seed_in(0), "initialise")
+        methods.initialisation.initialise_(self.network, Mask.dense(self.network), drawn)
         self.network.to(device)
         self.graph = trace(self.network, data.shape)
-        self.mask = Mask.dense(self.network)
         self._optimizer = methods.optimizer.build(self.network.parameters())
+        self._sparsification = Sparsification(
+            methods, target_sparsity, self._steps.total, self.network, self._optimizer, self._candidates
+        )
         self.epoch = 0
         self.train_seconds = 0.0
         self.shared_seconds = 0.0
@@ -79,8 +84,8 @@ class Training:
         """
         with self._timed():
             self._train_epochs(epoch)
-            # A schedule may fall due exactly at the end of an epoch: what is scored then is already pruned.
-            self._prune(self.epoch * self._steps.per_epoch)
+            # A schedule may fall due exactly at the end of an epoch.
+            self._sparsification.at_rest(self.epoch * self._steps.per_epoch)
             self._check_finite()
 
     def train_stage_until(self, epoch: int) -> None:
@@ -96,7 +101,15 @@ class Training:
     @property
     def ramp(self) -> float:
         """Position on the epsilon ramp, epsilon / target epsilon, in [0, 1]."""
-        return self._ramp_at(self.epoch * self._steps.per_epoch)
+        step = self.epoch * self._steps.per_epoch
+        # A ramp that is about to be sent back has been where it was.
+        rewinds = self._methods.schedule.due(step, self._steps.total).rewind
+        return self._ramp_at(step - 1 if rewinds else step)
+
+    @property
+    def mask(self) -> Mask:
+        """The weights kept at present."""
+        return self._sparsification.mask
 
     def checkpoint(self, fingerprint: str, verify_seconds: float) -> Checkpoint:
         """The state between two epochs; at the last one without the optimizer."""
@@ -105,11 +118,12 @@ class Training:
             epoch=self.epoch,
             weights=dict(self.network.state_dict()),
             mask=self.mask,
-            optimizer={} if finished else optimizer_tensors(self._optimizer, self.network),
+            optimizer={} if finished else optimizer_tensors(self._optimizer, self._parameters),
             train_seconds=self.train_seconds,
             verify_seconds=verify_seconds,
             shared_seconds=self.shared_seconds,
             fingerprint=fingerprint,
+            pruner=self._sparsification.tensors(),
         )
 
     def stage_checkpoint(self) -> Checkpoint:
@@ -143,9 +157,13 @@ class Training:
 
     def _load(self, checkpoint: Checkpoint) -> None:
         self.network.load_state_dict(checkpoint.weights)
-        self.mask = checkpoint.mask
-        load_optimizer(self._optimizer, self.network, checkpoint.optimizer)
+        self._sparsification.load_(checkpoint.mask, checkpoint.pruner)
+        load_optimizer(self._optimizer, self._parameters, checkpoint.optimizer)
         self.epoch = checkpoint.epoch
+
+    @property
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.network.named_parameters())
 
     def _seed_in(self, epoch: int) -> int:
         """The seed that drives an epoch, counted from 0; initialisation belongs to the first."""
@@ -168,7 +186,7 @@ class Training:
         order = torch.randperm(samples, generator=generator(self._seed_in(self.epoch), "order", self.epoch)).numpy()
         for index in range(self._steps.per_epoch):
             step = self.epoch * self._steps.per_epoch + index
-            self._prune(step)
+            self._sparsification.before_step(step, self._ramp_at(step))
             # The remainder below a whole batch is left out; the next epoch's order leaves out others.
             chosen = order[index * self._steps.batch_size : (index + 1) * self._steps.batch_size]
             self._step(self._batch(chosen, self._ramp_at(step)), step)
@@ -187,7 +205,10 @@ class Training:
         return Batch(x, y, centre, radius, ramp)
 
     def _step(self, batch: Batch, step: int) -> None:
-        loss = self._methods.loss.loss(self.graph, batch)
+        regulariser = self._methods.regulariser
+        boxes: dict[int, Box] | None = {} if regulariser.reads_boxes else None
+        loss = self._methods.loss.loss(self.graph, replace(batch, before_relu=boxes))
+        loss = loss + regulariser.penalty(self.graph, boxes or {})
         if not torch.isfinite(loss):
             raise Diverged(
                 f"the loss became {loss.item()} in epoch {self.epoch + 1} at epsilon "
@@ -196,6 +217,8 @@ class Training:
             )
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self._sparsification.learn_():
+            return
         self.mask.zero_gradients_(self.network)
         nn.utils.clip_grad_norm_(self.network.parameters(), self._methods.optimizer.clip)
         rate = self._methods.optimizer.rate(self._position(step))
@@ -211,19 +234,6 @@ class Training:
             raise Diverged(
                 f"{broken[0]} is not finite after epoch {self.epoch}; a lower optimizer.learning_rate may help"
             )
-
-    def _prune(self, step: int) -> None:
-        mask = prune(
-            self._candidates(step),
-            self.mask,
-            score=self._methods.score,
-            distribution=self._methods.distribution,
-            pattern=self._methods.pattern,
-            sparsity=self._target * self._methods.schedule.due(step, self._steps.total).sparsity,
-        )
-        if mask is not self.mask:
-            self.mask = mask
-            mask.apply_(self.network)
 
     def _candidates(self, step: int) -> Candidates:
         """What decisions on the mask at a step are based on."""

@@ -255,6 +255,11 @@ def test_schedules_rise_from_at_least_0_to_1(schedule: str) -> None:
 
 
 OPTIONS = {
+    "at-init": st.just({}),
+    "iterative": st.fixed_dictionaries({"rounds": st.integers(1, 12), "rewind_to": st.floats(0, 1, exclude_max=True)}),
+    "drop-and-grow": st.fixed_dictionaries(
+        {"end": st.floats(0, 1, exclude_min=True), "updates": st.integers(1, 40), "within": st.just("network")}
+    ),
     "one-shot": st.fixed_dictionaries({"at": st.floats(0, 1, exclude_max=True)}),
     "gradual": st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(1, 40))
     .filter(lambda drawn: abs(drawn[0] - drawn[1]) > 1e-9)
@@ -272,6 +277,30 @@ def test_a_schedule_prunes_nothing_before_it_is_first_due_and_something_from_the
     assert 0 <= first <= steps
     for step in range(steps + 1):
         assert (chosen.due(step, steps).sparsity > 0) == (step >= first)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@given(data=st.data())
+def test_a_schedule_asks_for_nothing_impossible(schedule: str, data: st.DataObject) -> None:
+    chosen, steps = SCHEDULES[schedule](**data.draw(OPTIONS[schedule])), data.draw(st.integers(1, 200))
+    dues = [chosen.due(step, steps) for step in range(steps + 1)]
+    assert all(0 <= due.position <= 1 for due in dues)
+    assert dues[-1].position == pytest.approx(1)
+    assert chosen.restarts or all(due.position == step / steps for step, due in enumerate(dues))
+    # A state is remembered before it is gone back to, and what training ends with has been trained.
+    kept = [step for step, due in enumerate(dues) if due.keep]
+    rewound = [step for step, due in enumerate(dues) if due.rewind]
+    assert not rewound or kept[0] <= rewound[0]
+    assert len(kept) <= 1
+    assert not dues[-1].rewind
+    assert dues[-1].exchange is None
+    for target in (0.0, 0.5, 0.99):
+        sparsities = [due.of(target) for due in dues]
+        assert sparsities == sorted(sparsities)
+        assert sparsities[0] >= 0
+        assert sparsities[-1] == target
+    if chosen.once:
+        assert {due.sparsity for due in dues} <= {0.0, 1.0}
 
 
 def test_magnitude_removes_the_smallest_and_global_looks_across_layers() -> None:
@@ -295,8 +324,47 @@ def test_magnitude_removes_the_smallest_and_global_looks_across_layers() -> None
         ("one-shot", {"at": -0.1}),
         ("gradual", {"start": 0.5, "end": 0.5}),
         ("gradual", {"end": 1.1}),
+        ("iterative", {"rewind_to": 1.0}),
+        ("drop-and-grow", {"end": 0.0}),
+        ("drop-and-grow", {"drop_fraction": 1.0}),
     ],
 )
 def test_impossible_schedules_are_refused(schedule: str, options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="fraction"):
         SCHEDULES[schedule](**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"updates": 0}, "updates must be at least 1"),
+        ({"grow_batches": 0}, "grow_batches must be at least 1"),
+        ({"within": "filter"}, "within must be layer or network, but is 'filter'"),
+        ({"grow": "magnitude"}, "grow must be gradient or random"),
+        ({"grow_epsilon": "full"}, "grow_epsilon must be ramp or target"),
+    ],
+)
+def test_impossible_explorations_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SCHEDULES["drop-and-grow"](**options)
+    with pytest.raises(ValueError, match="rounds must be at least 1"):
+        SCHEDULES["iterative"](rounds=0)
+
+
+def test_rounds_keep_the_same_factor_and_run_the_ramp_again() -> None:
+    schedule = SCHEDULES["iterative"](rounds=3, rewind_to=0.5)
+    dues = [schedule.due(step, 12) for step in range(13)]
+    assert [due.of(0.96) for due in dues[::4]] == pytest.approx([0.0, 0.8, 0.96, 0.96])
+    assert [due.position for due in dues] == pytest.approx(
+        [0, 0.25, 0.5, 0.75, 0.5, 0.625, 0.75, 0.875, 0.5, 0.625, 0.75, 0.875, 1]
+    )
+    assert [step for step, due in enumerate(dues) if due.keep] == [2]
+    assert [step for step, due in enumerate(dues) if due.rewind] == [4, 8]
+
+
+def test_exchanges_lie_between_the_parts_of_the_exploration_and_shrink() -> None:
+    schedule = SCHEDULES["drop-and-grow"](end=0.5, updates=4, drop_fraction=0.4)
+    dues = [schedule.due(step, 80) for step in range(81)]
+    exchanges = {step: due.exchange.share for step, due in enumerate(dues) if due.exchange is not None}
+    # Half a cosine: 0.2 (1 + cos(pi / 4)), 0.2, 0.2 (1 - cos(pi / 4)).
+    assert exchanges == pytest.approx({10: 0.2 + 0.1 * 2**0.5, 20: 0.2, 30: 0.2 - 0.1 * 2**0.5})

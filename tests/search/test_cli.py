@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from sparsevlr.results import Record, Store, open_study
-from sparsevlr.search.cli import main
+from sparsevlr.search.cli import Kind, main
 from sparsevlr.spaces import load_spec
 
 from .conftest import TINY
@@ -139,9 +139,9 @@ def test_the_front_can_be_drawn(run: Any, study: str, tmp_path: Path, ending: st
     assert file.stat().st_size > 1000
 
 
-@pytest.mark.parametrize("kind", ["presets", "datasets", "architectures", "pruners", "losses", "verifiers"])
-def test_every_family_is_listed_with_a_description(run: Any, kind: str) -> None:
-    rows = json.loads(run("list", kind, "--json").out)
+@pytest.mark.parametrize("kind", list(Kind))
+def test_every_family_is_listed_with_a_description(run: Any, kind: Kind) -> None:
+    rows = json.loads(run("list", kind.value, "--json").out)
     assert rows
     assert all(row["name"] and row["description"] for row in rows)
 

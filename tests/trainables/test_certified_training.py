@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from sparsevlr.trainables.bounds import input_box, trace
-from sparsevlr.trainables.certified_training import LOSSES, Batch, SmoothedRamp, ibp_initialise_
+from sparsevlr.trainables.certified_training import INITIALISATIONS, LOSSES, Batch, SmoothedRamp
+from sparsevlr.trainables.mask import Mask
 from sparsevlr.trainables.optimizers import OPTIMIZERS, Adam
 
 
@@ -94,7 +95,7 @@ def test_ramps_and_losses_refuse_impossible_values() -> None:
 
 def test_the_initialisation_has_the_published_deviation() -> None:
     net = nn.Sequential(nn.Conv2d(4, 64, 5), nn.Flatten(), nn.Linear(64, 500))
-    ibp_initialise_(net, torch.Generator().manual_seed(0))
+    INITIALISATIONS["ibp"]().initialise_(net, Mask.dense(net), torch.Generator().manual_seed(0))
     assert net[0].weight.std().item() == pytest.approx(math.sqrt(2 * math.pi) / 100, rel=0.03)
     assert net[2].weight.std().item() == pytest.approx(math.sqrt(2 * math.pi) / 64, rel=0.03)
     assert bool((net[0].bias == 0).all())

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from sparsevlr.results.location import Location
 from sparsevlr.spaces import StudySpec, TrialConfig
 from sparsevlr.spaces.datasets import Dataset
+from sparsevlr.spaces.rules import LATER_FAMILIES
 from sparsevlr.trainables import FAMILIES, Trial, run_trial
 from sparsevlr.trainables.checkpoint import Checkpoint
 from sparsevlr.trainables.dense_stage import DenseStage
 from sparsevlr.trainables.training import Training
 
-from .trials import SCHEDULES, WITH_STAGE, bits, changed, config, study, timeless
+from .trials import RESTARTED, SCHEDULES, WITH_STAGE, bits, changed, config, study, timeless
 
 NETWORKS = {"plain": {}, "batchnorm": {"architecture.batchnorm": True}}
 SAMPLES = 1079
@@ -55,7 +56,8 @@ def test_taking_a_stage_over_equals_training_it(
     own = run_trial(one, spec, digits, location=alone)
     pioneer = config(schedule, trial_id="pioneer", seed=5, **NETWORKS[network])
     if pioneer.target_sparsity:
-        pioneer = changed(pioneer, {"sparsity": 0.5, "score": "random"})
+        values = {name: value for name, value in pioneer.values.items() if not name.startswith("score.")}
+        pioneer = replace(pioneer, values=values | {"sparsity": 0.5, "score": "random"})
     run_trial(pioneer, spec, digits, location=shared)
     trained.clear()
     taken = run_trial(one, spec, digits, location=shared)
@@ -68,7 +70,7 @@ def test_taking_a_stage_over_equals_training_it(
 
 
 @pytest.mark.parametrize(
-    ("schedule", "epochs"), zip(SCHEDULES, [0, 2, 2, 0, 1, 4], strict=True)
+    ("schedule", "epochs"), zip(SCHEDULES, [0, 2, 2, 0, 1, 4, 0, 0, 0, 1, 1, 0, 1, 0], strict=True)
 )  # of 4 epochs with 8 steps each
 def test_stages_are_the_whole_epochs_before_anything_is_pruned(spec: StudySpec, schedule: str, epochs: int) -> None:
     assert stage_of(config(schedule), spec).epochs == epochs
@@ -158,6 +160,8 @@ OPTIONS = {
     "optimizer.second_drop": 0.9,
     "optimizer.clip": 9.0,
     "optimizer.weight_decay": 0.1,
+    "regulariser": "nrs",
+    "initialisation.masked_fan_in": True,
 }
 INDIFFERENT = {
     "sparsity": 0.5,
@@ -167,12 +171,16 @@ INDIFFERENT = {
     "schedule.at": 0.75,
     "loss.kappa_end": 0.5,
     "optimizer.clip": 10.0,
+    "regulariser": "none",
+    "initialisation": "ibp",
+    "initialisation.masked_fan_in": False,
 }
 
 
 def test_stages_that_differ_in_anything_that_matters_are_never_shared(spec: StudySpec) -> None:
     assert CONSTANTS.keys() == {*spec.constants(), "seed"}
-    dense = {family: FAMILIES[family][config().values[family]] for family in ("loss", "optimizer")}
+    chosen = LATER_FAMILIES | dict(config().values)
+    dense = {family: FAMILIES[family][chosen[family]] for family in ("loss", "optimizer", *LATER_FAMILIES)}
     assert {f"{family}.{f.name}" for family in dense for f in fields(dense[family])} <= OPTIONS.keys()
     one = config("one-shot between epochs")
     stages = [stage_of(one, spec)]
@@ -188,9 +196,20 @@ def test_what_does_not_matter_leaves_the_stage_the_same(spec: StudySpec) -> None
     for name, value in INDIFFERENT.items():
         assert stage_of(changed(one, {name: value}), spec).key == key
     for schedule in SCHEDULES:
-        assert stage_of(config(schedule, seed=3, trial_id="b"), spec).key == key
+        same = not {"regularised", "at-init", *RESTARTED} & {schedule}
+        assert (stage_of(config(schedule, seed=3, trial_id="b"), spec).key == key) == same
     other = StudySpec.from_dict(spec.to_dict() | {"trials": 99, "sampler": "random", "verification": {"samples": 7}})
     assert stage_of(one, other).key == key
+
+
+def test_rounds_are_shared_by_trials_with_the_same_rounds_only(spec: StudySpec) -> None:
+    one = config("iterative")
+    stage = stage_of(one, spec)
+    assert stage_of(changed(one, {"sparsity": 0.5, "score": "random", "distribution": "uniform"}), spec) == stage
+    assert stage_of(changed(one, {"schedule.rewind_to": 0.0}), spec) == stage
+    for other in ({"schedule.rounds": 4}, {"schedule.rewind_to": 0.2}, {"sparsity": 0.0}):
+        assert stage_of(changed(one, other), spec).key != stage.key
+    assert stage_of(changed(one, {"sparsity": 0.0}), spec) == stage_of(config("dense"), spec)
 
 
 @given(st.data())

@@ -46,6 +46,24 @@ def study(**space: object) -> StudySpec:
         ({"pattern.n": 2, "sparsity": 0.9}, "pattern 'unstructured' has no such option"),
         ({"score": "snip", "score.batches": 0}, "batches must be a whole number of at least 1"),
         ({"distribution": "layered", "distribution.first": {"low": -3.0, "high": 0.0}}, "log10 multiplier"),
+        (
+            {"score": "hydra", "schedule": "gradual"},
+            r"space.score: 'hydra' is learned.*\(one-shot\), not with 'gradual'",
+        ),
+        ({"score": ["magnitude", "hydra"], "schedule": "drop-and-grow"}, "not with 'drop-and-grow'"),
+        ({"score": "hydra", "schedule": ["one-shot", "iterative"]}, "not with 'iterative'"),
+        (
+            {"score": "hydra", "schedule": "one-shot", "schedule.at": {"low": 0.0, "high": 0.8}},
+            r"space.score.span: 'hydra' learns for 0.2 of training from 0.8 on",
+        ),
+        (
+            {"pattern": ["unstructured", "block"], "schedule": "drop-and-grow", "sparsity": 0.5},
+            "exchanges single weights",
+        ),
+        ({"regulariser": "nsr"}, "did you mean 'nrs'"),
+        ({"regulariser.weight": 0.01}, "regulariser 'none' has no such option"),
+        ({"initialisation.masked_fan_in": 1}, "masked_fan_in must be true or false"),
+        ({"schedule": "drop-and-grow", "schedule.within": "filter"}, "schedule.within must be layer or network"),
     ],
 )
 def test_spaces_with_an_impossible_configuration(space: dict[str, object], message: str) -> None:
@@ -88,6 +106,11 @@ def test_a_default_leaves_no_fingerprint_and_anything_else_does() -> None:
     assert of(**{"schedule.end": 0.3, "loss.kappa_end": 0.5}) == of()
     assert of(**{"schedule.end": 0.31}) != of()
     assert of(sparsity=0.6) != of()
+    # Families that came later: a configuration that names them means what one without them has always meant.
+    assert of(regulariser="none", initialisation="ibp", **{"initialisation.masked_fan_in": False}) == of()
+    assert of() == "041fbff0d497500b"
+    assert of(regulariser="nrs") != of()
+    assert of(**{"initialisation.masked_fan_in": True}) != of()
 
 
 def test_a_configuration_from_before_there_were_patterns_is_one_without() -> None:

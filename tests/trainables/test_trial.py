@@ -144,6 +144,26 @@ def test_a_checkpoint_of_another_configuration_or_a_damaged_one_is_refused(
         Trial(config(), spec, digits, location=location).restore(path)
 
 
+def test_what_pruning_has_to_remember_is_a_file_as_long_as_it_is_needed(
+    spec: StudySpec, digits: Dataset, tmp_path: Path
+) -> None:
+    location = study(tmp_path / "study")
+    paths = [str(record.checkpoint) for record in run_trial(config("hydra"), spec, digits, location=location)]
+    # Scores are learned from 0.2 to 0.7 of training, rungs are at 0.25, 0.5 and 1.
+    files = [tmp_path / "study" / path / "pruner.safetensors" for path in paths]
+    assert [file.exists() for file in files] == [True, True, False]
+    content = files[0].read_bytes()
+    for damaged in (content[:-1], b"", None):
+        if damaged is None:
+            files[0].unlink()
+        else:
+            files[0].write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"not the file that was written|cannot be read"):
+            Checkpoint.load(location, paths[0])
+    # A checkpoint from before there was such a file, or one that needs none.
+    assert Checkpoint.load(location, paths[2]).pruner == {}
+
+
 def test_a_removed_checkpoint_gives_way_to_the_newest(spec: StudySpec, digits: Dataset, tmp_path: Path) -> None:
     location = study(tmp_path / "study")
     paths = [str(record.checkpoint) for record in run_trial(config(), spec, digits, location=location)]

@@ -19,10 +19,35 @@ SCHEDULES: dict[str, dict[str, object]] = {
     "gradual": {"schedule": "gradual", "schedule.end": 0.5},
     "gradual after a dense stage": {"schedule": "gradual", "schedule.start": 0.25, "schedule.end": 0.75},
     "dense": {"schedule": "gradual", "sparsity": 0.0},
+    "at-init": {"schedule": "at-init", "initialisation": "ibp", "initialisation.masked_fan_in": True},
+    "drop-and-grow": {"schedule": "drop-and-grow", "schedule.end": 0.75, "schedule.updates": 9},
+    "drop-and-grow at random": {
+        "schedule": "drop-and-grow",
+        "schedule.updates": 10,
+        "schedule.end": 1.0,
+        "schedule.grow": "random",
+        "schedule.within": "network",
+        "score": "random",
+    },
+    "iterative": {"schedule": "iterative", "schedule.rounds": 3},
+    "iterative by whole epochs": {"schedule": "iterative", "schedule.rounds": 4, "schedule.rewind_to": 0.5},
+    "hydra": {"schedule": "one-shot", "schedule.at": 0.2, "score": "hydra", "score.span": 0.5},
+    "hydra between epochs": {"schedule": "one-shot", "schedule.at": 0.25, "score": "hydra", "score.span": 0.25},
+    "regularised": {"schedule": "gradual", "regulariser": "nrs"},
 }
-"""In a study of 4 epochs; the first and the fourth have no dense stage."""
+"""In a study of 4 epochs."""
 
-WITH_STAGE = tuple(name for name in SCHEDULES if name not in ("one-shot at 0", "gradual"))
+WITH_STAGE = (
+    "one-shot within an epoch",
+    "one-shot between epochs",
+    "gradual after a dense stage",
+    "dense",
+    "iterative",
+    "iterative by whole epochs",
+    "hydra between epochs",
+)
+RESTARTED = ("iterative", "iterative by whole epochs")
+"""Schedules with a ramp of their own."""
 
 
 def config(schedule: str = "gradual", *, seed: int = 11, trial_id: str = "00007", **changes: object) -> TrialConfig:

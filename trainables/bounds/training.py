@@ -9,7 +9,12 @@ from .interval import Box, interval_step, per_channel, scale_and_shift
 
 
 def natural_and_interval(
-    graph: Graph, x: Tensor | None, centre: Tensor, radius: Tensor
+    graph: Graph,
+    x: Tensor | None,
+    centre: Tensor,
+    radius: Tensor,
+    *,
+    before_relu: dict[int, Box] | None = None,
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """One pass of the natural activations and of the box beside them, differentiable in all weights.
 
@@ -19,6 +24,7 @@ def natural_and_interval(
     Args:
         x: natural inputs `(batch, *shape)`; None skips the natural pass.
         centre, radius: of the input box, each `(batch, *shape)`.
+        before_relu: filled with the boxes that ReLUs read, by the node that gives them.
 
     Returns:
         natural logits `(batch, classes)` (None without `x`), and centre and radius, each `(batch, features)`, of what
@@ -46,6 +52,9 @@ def natural_and_interval(
         # The box first: it refuses what has no bounds before anything is computed from it.
         boxes.append(interval_step(node, [boxes[index] for index in node.inputs]))
         natural.append(None if x is None else _natural_step(layer, *(natural[index] for index in node.inputs)))
+    if before_relu is not None:
+        read = (node.inputs[0] for node in graph.nodes if isinstance(node.layer, nn.ReLU))
+        before_relu.update({index: boxes[index] for index in read})
     features = graph.features
     value = natural[features]
     logits = None if value is None else F.linear(value, graph.last_linear.weight, graph.last_linear.bias)

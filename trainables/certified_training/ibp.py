@@ -39,7 +39,9 @@ class IBP(CertifiedLoss):
 
     def loss(self, graph: Graph, batch: Batch) -> Tensor:
         kappa = self.kappa(batch.ramp)
-        logits, centre, radius = natural_and_interval(graph, batch.x, batch.centre, batch.radius)
+        logits, centre, radius = natural_and_interval(
+            graph, batch.x, batch.centre, batch.radius, before_relu=batch.before_relu
+        )
         margins = margin_lower_bounds(graph.last_linear, centre, radius, batch.y)
         # Logits worst for the label differ from the negated margins by a constant, which cross entropy does not see.
         robust = F.cross_entropy(-margins, batch.y)

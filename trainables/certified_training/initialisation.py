@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from ..mask import prunable_weights
+from .base import Initialisation
 
 
-@torch.no_grad()
-def ibp_initialise_(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw the weights of every convolution and linear layer from N(0, (sqrt(2 pi) / fan_in)^2); biases become 0.
+@dataclass(frozen=True)
+class IBPInitialisation(Initialisation):
+    """Weights from N(0, (sqrt(2 pi) / fan_in)^2); biases become 0.
 
     With this deviation the widths of interval bounds neither grow nor shrink from layer to layer. In a network
     without normalisation the deviation of Kaiming's initialisation lets them explode with depth.
+
+    Attributes:
+        masked_fan_in: where a network is pruned before its first step, draw the weights again by the number of
+            inputs that each output unit has kept.
     """
-    for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            fan_in = module.weight[0].numel()
-            values = torch.randn(module.weight.shape, generator=generator) * (math.sqrt(2 * math.pi) / fan_in)
-            module.weight.copy_(values)
-            if module.bias is not None:
+
+    description: ClassVar[str] = "initialisation: deviation sqrt(2 pi) / fan-in (Shi et al. 2021)"
+    masked_fan_in: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.masked_fan_in, bool):
+            raise ValueError(f"initialisation.masked_fan_in must be true or false, but is {self.masked_fan_in!r}")
+
+    @torch.no_grad()
+    def initialise_(self, network: nn.Module, kept: Mapping[str, Tensor], generator: torch.Generator) -> None:
+        for name, weight in prunable_weights(network).items():
+            inputs = kept[name].cpu().flatten(1).sum(1).clamp_min(1).double()
+            deviation = (math.sqrt(2 * math.pi) / inputs).to(weight.dtype).view(-1, *[1] * (weight.dim() - 1))
+            values = torch.randn(weight.shape, generator=generator) * deviation
+            weight.copy_(values.masked_fill_(~kept[name].cpu(), 0.0))
+        for module in network.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
                 module.bias.zero_()

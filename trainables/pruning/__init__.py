@@ -7,13 +7,17 @@ from bisect import bisect_right
 import torch
 
 from ..mask import Mask
-from .base import Candidates, Distribution, Due, Pattern, Schedule, Score
+from .at_init import AtInit
+from .base import Candidates, Distribution, Due, Exchange, LearnedScore, Pattern, Schedule, Score
 from .block import Block
+from .drop_and_grow import DropAndGrow
 from .erk import Erk
 from .filter_pattern import Filter
 from .global_distribution import Global
 from .gradual import Gradual
 from .groups import group_mask, group_means
+from .hydra import Hydra
+from .iterative import Iterative
 from .layered import Layered
 from .magnitude import Magnitude
 from .n_m import NM
@@ -31,22 +35,33 @@ SCORES: dict[str, type[Score]] = {
     "snip": Snip,
     "taylor": Taylor,
     "stability": Stability,
+    "hydra": Hydra,
 }
 DISTRIBUTIONS: dict[str, type[Distribution]] = {"global": Global, "uniform": Uniform, "erk": Erk, "layered": Layered}
 PATTERNS: dict[str, type[Pattern]] = {"unstructured": Unstructured, "n-m": NM, "block": Block, "filter": Filter}
-SCHEDULES: dict[str, type[Schedule]] = {"one-shot": OneShot, "gradual": Gradual}
+SCHEDULES: dict[str, type[Schedule]] = {
+    "one-shot": OneShot,
+    "gradual": Gradual,
+    "at-init": AtInit,
+    "iterative": Iterative,
+    "drop-and-grow": DropAndGrow,
+}
 
 __all__ = [
     "DISTRIBUTIONS",
     "PATTERNS",
     "SCHEDULES",
     "SCORES",
+    "AtInit",
     "Candidates",
     "Distribution",
     "Due",
+    "Exchange",
+    "LearnedScore",
     "Pattern",
     "Schedule",
     "Score",
+    "Unstructured",
     "first_due",
     "group_mask",
     "group_means",

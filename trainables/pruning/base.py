@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..bounds import Graph
 from ..certified_training import Batch, CertifiedLoss
-from ..mask import prunable_weights
+from ..mask import Mask, prunable_weights
 
 Batches = Callable[[int, float], Iterator[Batch]]
 """So many batches of the training split, their boxes at a position of the epsilon ramp in [0, 1]."""
@@ -52,6 +52,24 @@ class Score(ABC):
     @abstractmethod
     def scores(self, candidates: Candidates) -> dict[str, Tensor]:
         """One finite score per prunable weight, of the weight's shape; higher means rather keep."""
+
+
+class LearnedScore(Score):
+    """A score that is trained on data once the network is, the weights being frozen meanwhile.
+
+    `scores` gives the absolute values that training starts from.
+
+    Attributes:
+        span: how long, fraction of the epoch budget, from the step at which the schedule prunes.
+        learning_rate: of the scores.
+    """
+
+    span: float
+    learning_rate: float
+
+    @abstractmethod
+    def start(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The scores, of either sign, that training starts from; the largest absolute values are kept."""
 
 
 class Distribution(ABC):
@@ -103,22 +121,59 @@ class Pattern(ABC):
         """
 
 
+class Exchange(ABC):
+    """A change of the mask that leaves the number of weights kept as it is."""
+
+    @abstractmethod
+    def exchange(self, candidates: Candidates, mask: Mask, ramp: float) -> Mask:
+        """The mask after it.
+
+        Args:
+            ramp: position on the epsilon ramp, epsilon / target epsilon, in [0, 1].
+        """
+
+
 class Due(NamedTuple):
     """What a schedule asks for at a step.
 
     Attributes:
         sparsity: the share of the target sparsity that is due, in [0, 1].
         position: where the epsilon ramp and the learning rate are, in [0, 1].
+        geometric: whether `sparsity` is a share of the logarithm of the target density instead: equal steps of it then
+            remove equal fractions of what is left.
+        exchange: weights to drop and to grow at this step.
+        keep: remember the state of the network as it is before this step.
+        rewind: prune, then go back to the state remembered.
     """
 
     sparsity: float
     position: float
+    geometric: bool = False
+    exchange: Exchange | None = None
+    keep: bool = False
+    rewind: bool = False
+
+    def of(self, target: float) -> float:
+        """The sparsity that is due on the way to a target, both in [0, 1)."""
+        if not self.geometric or self.sparsity == 1:
+            return target * self.sparsity
+        return float(1.0 - (1.0 - target) ** self.sparsity)
 
 
 class Schedule(ABC):
-    """When in the course of training the target sparsity falls due."""
+    """When in the course of training the target sparsity falls due.
+
+    Attributes:
+        once: whether it trains dense, prunes to the target at one step and leaves the mask alone: what a learned
+            score needs.
+        restarts: whether the ramp and the learning rate run otherwise than through the whole training once.
+        explores: whether it exchanges single weights, as no structured pattern allows.
+    """
 
     description: ClassVar[str]
+    once: ClassVar[bool] = False
+    restarts: ClassVar[bool] = False
+    explores: ClassVar[bool] = False
 
     @abstractmethod
     def due(self, step: int, steps: int) -> Due:

@@ -22,18 +22,18 @@ def mean_over_batches(
     *,
     batches: int,
     ramp: float,
-    of: Callable[[Tensor], Tensor] = lambda effect: effect,
+    of: Callable[[Tensor, Tensor], Tensor],
 ) -> dict[str, Tensor]:
-    """The mean over batches of `of(w * g)` per prunable weight, in float64; `g` is the batch's gradient.
+    """The mean over batches of `of(w, g)` per prunable weight `w`, in float64; `g` is the batch's gradient.
 
     The network computes as in training: BatchNorm takes the statistics of the batch. A gradient that is not finite
-    counts as 0: it says nothing about its weight. A pruned weight has a gradient too, but `w * g` is 0.
+    counts as 0: it says nothing about its weight. A pruned weight has a gradient too.
 
     Args:
         objective: what is differentiated; it may leave out weights, whose gradient then is 0.
         batches: how many, at least 1.
         ramp: the share of the target epsilon at which boxes are made, in [0, 1].
-        of: applied element by element; as it is by default.
+        of: element by element, such as `effect` or `gradient_alone`.
     """
     weights = candidates.weights
     sums = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
@@ -47,8 +47,18 @@ def mean_over_batches(
             )
             for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
                 finite = gradient.detach().double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-                sums[name] += of(weight.detach().double() * finite)
+                sums[name] += of(weight.detach().double(), finite)
     return {name: total / batches for name, total in sums.items()}
+
+
+def effect(weight: Tensor, gradient: Tensor) -> Tensor:
+    """What the objective would lose, to first order, if the weight went; 0 where it is pruned."""
+    return weight * gradient
+
+
+def gradient_alone(weight: Tensor, gradient: Tensor) -> Tensor:
+    """What the objective would change by if the weight grew."""
+    return gradient
 
 
 @contextmanager

@@ -17,6 +17,7 @@ class OneShot(Schedule):
     """
 
     description: ClassVar[str] = "schedule: prune to the target at once"
+    once: ClassVar[bool] = True
     at: float = 0.1
 
     def __post_init__(self) -> None:

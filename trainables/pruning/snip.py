@@ -8,7 +8,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from .base import Candidates, Score
-from .gradients import check_options, finite, mean_over_batches
+from .gradients import check_options, effect, finite, mean_over_batches
 
 
 @final
@@ -30,5 +30,5 @@ class Snip(Score):
         check_options(self.batches, self.ramp)
 
     def scores(self, candidates: Candidates) -> dict[str, Tensor]:
-        effects = mean_over_batches(candidates, candidates.loss.loss, batches=self.batches, ramp=self.ramp)
-        return {name: finite(effect.abs()) for name, effect in effects.items()}
+        effects = mean_over_batches(candidates, candidates.loss.loss, batches=self.batches, ramp=self.ramp, of=effect)
+        return {name: finite(mean.abs()) for name, mean in effects.items()}

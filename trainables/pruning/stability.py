@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..bounds import Graph, interval_bounds
 from ..certified_training import Batch
 from .base import Candidates, Score
-from .gradients import check_options, finite, mean_over_batches
+from .gradients import check_options, effect, finite, mean_over_batches
 
 
 @final
@@ -44,7 +44,7 @@ class Stability(Score):
 
     def scores(self, candidates: Candidates) -> dict[str, Tensor]:
         on_loss, on_stability = (
-            _relative(mean_over_batches(candidates, objective, batches=self.batches, ramp=self.ramp))
+            _relative(mean_over_batches(candidates, objective, batches=self.batches, ramp=self.ramp, of=effect))
             for objective in (candidates.loss.loss, instability)
         )
         return {name: finite(on_loss[name].abs() - self.weight * on_stability[name]) for name in on_loss}

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-import torch
 from torch import Tensor
 
 from .base import Candidates, Score
-from .gradients import check_options, finite, mean_over_batches
+from .gradients import check_options, effect, finite, mean_over_batches
 
 
 @final
@@ -33,6 +32,10 @@ class Taylor(Score):
 
     def scores(self, candidates: Candidates) -> dict[str, Tensor]:
         squares = mean_over_batches(
-            candidates, candidates.loss.loss, batches=self.batches, ramp=self.ramp, of=torch.square
+            candidates,
+            candidates.loss.loss,
+            batches=self.batches,
+            ramp=self.ramp,
+            of=lambda weight, gradient: effect(weight, gradient).square(),
         )
         return {name: finite(square) for name, square in squares.items()}

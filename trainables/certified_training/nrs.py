@@ -1,0 +1,48 @@
+"""Stability regulariser, normalised (NRSLoss, arXiv 2206.07311; without the scale: Xiao et al. 2019, 1809.03008)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..bounds import Box, Graph
+from .base import Regulariser
+
+LEAST_VARIANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class NRS(Regulariser):
+    """`-weight tanh(1 + l u / gamma^2)`, summed over all ReLUs, mean over the batch.
+
+    `l u` of the bounds before a ReLU is negative where it is unstable. gamma is the scale of the BatchNorm just before
+    it, taken as a constant, and 1 where there is none; gamma^2 counts as at least 0.001.
+
+    Attributes:
+        weight: above 0; 0.001 to 0.01 are usual.
+    """
+
+    description: ClassVar[str] = "regulariser: rewards ReLUs that are stable over the box (NRS)"
+    weight: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise ValueError(f"regulariser.weight must be above 0, but is {self.weight}")
+
+    def penalty(self, graph: Graph, before_relu: Mapping[int, Box]) -> Tensor:
+        total = graph.last_linear.weight.new_zeros(())
+        for index, box in before_relu.items():
+            stability = (box.centre.square() - box.radius.square()) / _variance(graph.nodes[index].layer, box.centre)
+            total = total - torch.tanh(1.0 + stability).flatten(1).sum(1).mean()
+        return self.weight * total
+
+
+def _variance(layer: nn.Module, like: Tensor) -> Tensor | float:
+    """gamma^2, shaped to broadcast over the values that the layer gives."""
+    if not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) or not layer.affine:
+        return 1.0
+    return layer.weight.detach().square().clamp_min(LEAST_VARIANCE).view(1, -1, *[1] * (like.dim() - 2))

@@ -1,0 +1,152 @@
+"""The mask in the course of training: what a schedule asks for, done to the network and its optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .errors import CheckpointError
+from .mask import Mask, prunable_weights
+from .methods import Methods
+from .optimizers import clear_moments_
+from .pruning import Candidates, LearnedScore, Score, first_due, prune
+from .pruning.learning import ScoresInTraining
+
+SNAPSHOT = "snapshot"
+
+
+class Sparsification:
+    """Whoever drives the training loop calls `before_step`, then `learn_` or a step of the weights; nothing else.
+
+    Args:
+        methods: score, distribution, pattern, schedule and initialisation.
+        target: fraction of weights to remove in the end.
+        steps: optimizer steps of the whole training.
+        network: pruned in place.
+        optimizer: of the network; what it remembers of pruned weights is zero.
+        candidates: what a decision at a step is based on.
+
+    Attributes:
+        mask: the weights kept at present.
+    """
+
+    def __init__(
+        self,
+        methods: Methods,
+        target: float,
+        steps: int,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        candidates: Callable[[int], Candidates],
+    ) -> None:
+        self._methods, self._target, self._steps = methods, target, steps
+        self._network, self._optimizer, self._candidates = network, optimizer, candidates
+        self._weights: Mapping[str, nn.Parameter] = {
+            name: parameter for name, parameter in network.named_parameters() if name in prunable_weights(network)
+        }
+        self.mask = Mask.dense(network)
+        self._snapshot: dict[str, Tensor] = {}
+        self._learning: ScoresInTraining | None = None
+        self._learning_steps = range(0)
+        if isinstance(methods.score, LearnedScore) and target:
+            first = first_due(methods.schedule, steps)
+            self._learning_steps = range(first, first + round(methods.score.span * steps))
+
+    def before_step(self, step: int, ramp: float) -> None:
+        """Do what falls due before an optimizer step, the epsilon ramp being at `ramp`."""
+        due = self._methods.schedule.due(step, self._steps)
+        if due.keep:
+            self._snapshot = {name: value.clone() for name, value in self._network.state_dict().items()}
+        self._reach(step)
+        if due.exchange is not None:
+            self._set(due.exchange.exchange(self._candidates(step), self.mask, ramp))
+        if due.rewind:
+            self._network.load_state_dict(self._snapshot)
+            self.mask.apply_(self._network)
+            self._optimizer.state.clear()
+            if due.sparsity == 1:
+                self._snapshot = {}
+
+    def at_rest(self, step: int) -> None:
+        """Prune what falls due where training stops for now, so that what is scored there is pruned already.
+
+        `before_step` finds it done. Where a schedule rewinds, the network is scored as it has been trained.
+        """
+        if not self._methods.schedule.due(step, self._steps).rewind:
+            self._reach(step)
+
+    def learn_(self) -> bool:
+        """Where scores are in training: one step of them in place of the weights, by the gradients that these hold."""
+        if self._learning is None:
+            return False
+        gradients = {name: weight.grad for name, weight in self._weights.items()}
+        self._learning.step_({name: gradient for name, gradient in gradients.items() if gradient is not None})
+        self._show_learned()
+        return True
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What has to be remembered beside the mask, by `entry/name`."""
+        kept = {f"{SNAPSHOT}/{name}": value for name, value in self._snapshot.items()}
+        return kept | (self._learning.tensors() if self._learning else {})
+
+    def load_(self, mask: Mask, flat: Mapping[str, Tensor]) -> None:
+        """Put back a mask and what `tensors` took out.
+
+        Raises:
+            CheckpointError: it holds neither a snapshot nor scores of this network.
+        """
+        self.mask = mask
+        prefix = f"{SNAPSHOT}/"
+        self._snapshot = {key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)}
+        rest = {key: value for key, value in flat.items() if not key.startswith(prefix)}
+        self._learning = None
+        if rest:
+            try:
+                self._learning = self._started()
+                self._learning.load_(rest)
+            except (KeyError, RuntimeError) as error:
+                raise CheckpointError(f"the checkpoint's scores are not those of this network: {error}") from error
+
+    def _reach(self, step: int) -> None:
+        """Prune to the sparsity that is due; where scores are learned, start to learn them or fix what they say."""
+        if step in self._learning_steps:
+            if self._learning is None:
+                self._learning = self._started()
+                # The weights stand still from now on, and are finetuned afresh in the end.
+                self._optimizer.state.clear()
+                self._show_learned()
+            return
+        self._learning = None
+        was = self.mask
+        self._set(self._pruned(step, was, self._methods.score))
+        if step == 0 and self.mask is not was and self._methods.initialisation.masked_fan_in:
+            self._methods.initialisation.initialise_(self._network, self.mask, self._candidates(step).generator)
+
+    def _started(self) -> ScoresInTraining:
+        assert isinstance(self._methods.score, LearnedScore)
+        return ScoresInTraining(self._methods.score, self._weights)
+
+    def _show_learned(self) -> None:
+        assert self._learning is not None
+        self._learning.show_(self._weights)
+        self._set(self._pruned(self._learning_steps[-1], Mask.dense(self._network), self._learning))
+
+    def _pruned(self, step: int, mask: Mask, score: Score) -> Mask:
+        return prune(
+            self._candidates(step),
+            mask,
+            score=score,
+            distribution=self._methods.distribution,
+            pattern=self._methods.pattern,
+            sparsity=self._methods.schedule.due(step, self._steps).of(self._target),
+        )
+
+    def _set(self, mask: Mask) -> None:
+        if mask is self.mask:
+            return
+        self.mask = mask
+        mask.apply_(self._network)
+        for name, weight in self._weights.items():
+            clear_moments_(self._optimizer, weight, ~mask[name].to(weight.device))
