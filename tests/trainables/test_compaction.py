@@ -27,7 +27,7 @@ EXACT = 1e-12
 
 def linear(weight: list[list[float]], bias: list[float]) -> nn.Linear:
     layer = nn.Linear(len(weight[0]), len(weight))
-    layer.weight.data, layer.bias.data = torch.tensor(weight), torch.tensor(bias)
+    layer.weight.data, layer.bias.data = torch.tensor(weight).float(), torch.tensor(bias).float()
     return layer
 
 
