@@ -78,6 +78,10 @@ class Record:
     (`canonical_json`).
     ``verified_low`` and ``verified_high`` bound the 95 % Wilson interval.
 
+    ``sparsity``, ``nonzero_weights``, ``total_weights`` and ``unstable_relu_fraction`` are of the whole network that
+    the configuration asks for. Accuracies, ``macs`` and ``size_bytes`` are of the network that would be deployed: that
+    one without the neurons and channels that its zero weights make superfluous, which has the same outputs.
+
     ``train_seconds`` and ``verify_seconds`` are sums over the life of the trial, of what it spent itself.
     ``shared_seconds`` is the training time of the dense stage that it took over from other trials, 0 where it took over
     none. So a study has cost the sum of ``train_seconds + verify_seconds``, and training a trial alone would cost its

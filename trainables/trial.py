@@ -17,8 +17,9 @@ from ..results.paths import checkpoint_path
 from ..spaces import StudySpec, TrialConfig
 from ..spaces.datasets import Dataset
 from .accounting import network_cost
-from .bounds import input_box, unstable_relu_fraction
+from .bounds import input_box, trace, unstable_relu_fraction
 from .checkpoint import Checkpoint
+from .compaction import compact
 from .dense_stage import DenseStage
 from .errors import Diverged
 from .methods import Methods, fingerprint
@@ -134,8 +135,11 @@ class Trial:
         options = cascade_options(spec, spec.verification.stages if last else spec.verification.rung_stages)
         started = time.perf_counter()
         self._check_finite(x, options.batch_size)
+        # What is verified, and what it costs, is of the network that would be deployed; the rest of the one asked for.
+        compaction = compact(network, data.shape)
+        deployed = compaction.network if compaction.smaller else network
         scores = verify(
-            network,
+            deployed,
             x,
             y,
             epsilon=spec.epsilon,
@@ -147,11 +151,12 @@ class Trial:
         ramp = self._training.ramp * spec.epsilon
         grid = [*(fraction * spec.epsilon for fraction in spec.verification.grid), ramp]
         known = scores.verdict == Verdict.verified
-        over_grid = verified_over_grid(network, x, y, grid, low=data.low, high=data.high, options=options, known=known)
+        over_grid = verified_over_grid(deployed, x, y, grid, low=data.low, high=data.high, options=options, known=known)
         unstable = unstable_relu_fraction(graph, input_box(x, spec.epsilon, data.low, data.high))
         self._verify_seconds += time.perf_counter() - started
         verified_low, verified_high = wilson_interval(scores.n_verified, len(y))
         cost = network_cost(graph)
+        deployed_cost = network_cost(trace(deployed, data.shape))
         return Record(
             event="report",
             trial_id=self._config.trial_id,
@@ -179,13 +184,13 @@ class Trial:
             target_sparsity=self._config.target_sparsity,
             nonzero_weights=cost.nonzero_weights,
             total_weights=cost.total_weights,
-            macs=cost.macs,
-            size_bytes=cost.size_bytes,
+            macs=deployed_cost.macs,
+            size_bytes=deployed_cost.size_bytes,
             layer_densities=json.dumps(cost.layer_densities, separators=(",", ":")),
             other_parameters=cost.other_parameters,
-            dense_bytes=cost.dense_bytes,
-            bitmask_bytes=cost.bitmask_bytes,
-            csr_bytes=cost.csr_bytes,
+            dense_bytes=deployed_cost.dense_bytes,
+            bitmask_bytes=deployed_cost.bitmask_bytes,
+            csr_bytes=deployed_cost.csr_bytes,
             unstable_relu_fraction=unstable,
             train_seconds=self._training.train_seconds,
             verify_seconds=self._verify_seconds,

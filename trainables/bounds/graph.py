@@ -95,7 +95,9 @@ def _walk(module: nn.Module, source: int, nodes: list[Node], path: str) -> int:
     """Append the nodes of `module`, which reads node `source`; return the index of its output."""
     _check_plain(module, path)
     if type(module) is nn.Sequential:
-        for name, child in module.named_children():
+        # Not `named_children`, which gives a module that stands at two places only once.
+        for name, child in module._modules.items():
+            assert child is not None
             source = _walk(child, source, nodes, f"{path}.{name}")
         return source
     if type(module) is nn.Identity:

@@ -27,6 +27,15 @@ def test_nodes_are_the_live_layers_in_order() -> None:
     assert graph.nodes[graph.features].shape == (12,)
 
 
+def test_a_module_that_stands_at_two_places_is_two_nodes() -> None:
+    relu = nn.ReLU()
+    network = nn.Sequential(nn.Linear(2, 3), relu, nn.Linear(3, 3), relu, nn.Linear(3, 2)).double()
+    graph = trace(network, (2,))
+    assert [type(node.layer) for node in graph.nodes[1:]] == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+    x = torch.randn(9, 2, dtype=torch.float64)
+    assert torch.allclose(interval_bounds(graph, x, torch.zeros_like(x))[-1].centre, network(x))
+
+
 def test_bounds_follow_weights_that_change_after_tracing() -> None:
     network = nn.Sequential(nn.Linear(2, 2)).double()
     graph = trace(network, (2,))
