@@ -305,6 +305,14 @@ def test_a_layer_without_a_bias_gets_one_for_a_constant() -> None:
     assert left(checked(network, (2,)))[0] == [1]
 
 
+def test_a_module_that_stands_at_two_places_becomes_two() -> None:
+    twice, relu = nn.Linear(3, 3), nn.ReLU()
+    network = random_network(twice, relu, twice, relu, nn.Linear(3, 2))
+    with torch.no_grad():
+        network[4].weight[:, 0] = 0
+    assert left(checked(network, (3,))) == [[0, 1, 2], [1, 2], [0, 1]]
+
+
 def test_dilated_convolutions_and_overlapping_pools() -> None:
     network = random_network(
         nn.Conv2d(1, 3, 3, dilation=2, padding=2), nn.MaxPool2d(3, stride=2, padding=1), nn.Dropout(0.5),

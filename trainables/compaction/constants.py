@@ -71,6 +71,7 @@ def _linear(layer: nn.Linear, x: Constants) -> tuple[Tensor, Tensor]:
 
 
 def _convolution(layer: nn.Conv2d, x: Constants) -> tuple[Tensor, Tensor]:
+    assert not isinstance(layer.padding, str)
     where = (layer.stride, layer.padding, layer.dilation, layer.groups)
     varying = F.conv2d((~x.known).double()[None], nonzero(layer.weight), None, *where)[0]
     value = F.conv2d(x.value[None], layer.weight.detach().double(), double(layer.bias), *where)[0]
