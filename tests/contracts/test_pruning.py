@@ -169,6 +169,21 @@ def test_scores_are_finite_where_gradients_are_not(score: str) -> None:
         assert bool(values.isfinite().all())
 
 
+@pytest.mark.parametrize("score", ["snip", "taylor"])
+def test_a_gradient_that_is_not_finite_says_nothing(score: str) -> None:
+    for values in SCORES[score]().scores(candidates(network(), loss=Broken())).values():
+        assert bool((values == 0).all())
+
+
+@pytest.mark.parametrize("score", ["snip", "taylor", "stability"])
+def test_scores_are_finite_where_a_weight_has_gone_astray(score: str) -> None:
+    net = network()
+    with torch.no_grad():
+        net[3].weight[0, 0] = torch.inf
+    for values in SCORES[score]().scores(candidates(net)).values():
+        assert bool(values.isfinite().all())
+
+
 @pytest.mark.parametrize("score", SCORES)
 def test_scores_leave_no_trace_in_the_network(score: str) -> None:
     net = narrow("resnet-small")
