@@ -95,8 +95,8 @@ class Record:
     ``shared_seconds``, and ``verified_ramp`` (verified accuracy at the epsilon that training had come to on its ramp,
     which predicts the end better than that at the target does; natural accuracy where the ramp had not begun),
     ``layer_densities`` (a JSON object, nonzero share of the weights by layer), ``other_parameters`` (biases and
-    normalisation, which sparsity does not count), and ``dense_bytes``, ``bitmask_bytes``, ``csr_bytes`` (the whole
-    network with every weight tensor in that encoding).
+    normalisation, which sparsity does not count), and ``dense_bytes``, ``bitmask_bytes``, ``csr_bytes`` (the network
+    that would be deployed, with every weight tensor in that encoding).
 
     Columns may be added within a schema version: a reader takes those it knows, and null for those that are not there.
 

@@ -96,6 +96,19 @@ class Study:
         """One row per trial: state from its last event, measures from its last validation report. Raises WhereError."""
         return filter_rows(self._read().trials, where)
 
+    def lineage(self, trial_id: str) -> pa.Table:
+        """The trial, its parent, its parent's parent and so on, as rows of `trials`. Raises QueryError."""
+        trials = self._read().trials
+        rows = {row: index for index, row in enumerate(trials["trial_id"].to_pylist())}
+        if trial_id not in rows:
+            raise QueryError(f"there is no trial {trial_id!r} in {self.name}")
+        line: list[int] = []
+        current: str | None = trial_id
+        while current in rows and rows[current] not in line:
+            line.append(rows[current])
+            current = trials["parent"][line[-1]].as_py()
+        return trials.take(pa.array(line))
+
     def pareto_front(
         self, objectives: Sequence[str] | str | None = None, where: str | None = None, split: str = "validation"
     ) -> pa.Table:

@@ -10,6 +10,7 @@ from ..spaces.datasets import DATASETS
 from ..spaces.load import PRESETS
 from ..trainables.certified_training import INITIALISATIONS, LOSSES, REGULARISERS
 from ..trainables.pruning import DISTRIBUTIONS, PATTERNS, SCHEDULES, SCORES
+from ..trainables.starts import STARTS
 from ..trainables.verification import VERIFIERS
 
 
@@ -23,6 +24,7 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
         "losses": dict(LOSSES),
         "regularisers": dict(REGULARISERS),
         "initialisations": dict(INITIALISATIONS),
+        "starts": dict(STARTS),
         "verifiers": dict(VERIFIERS),
     }
     return [

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple, NoReturn
 
 from ..results import Record, Store, StudyError
@@ -18,6 +19,7 @@ from ..spaces import SpecError, StudySpec, TrialConfig
 from ..trainables.methods import fingerprint
 from .asha import SCHEDULERS
 from .limits import Growth, Use, uses
+from .parents import PARENT, choose_parent, wants_parent, without_parent
 from .sampler import Sampler
 from .scores import at_target, objective_values, rung_values
 
@@ -163,6 +165,14 @@ class StudyRun:
 
     def _new(self) -> Assignment:
         config = self._sampler.ask(len(self._configs))
+        if wants_parent(config):
+            completed = {
+                trial_id: (self._configs[trial_id], self._reports[trial_id])
+                for trial_id, state in self._states.items()
+                if state == "completed"
+            }
+            parent = choose_parent(config, completed, self.spec.objectives)
+            config = replace(config, values={**config.values, PARENT: parent}) if parent else config
         self._configs[config.trial_id] = config
         self._append(
             Record(
@@ -172,6 +182,7 @@ class StudyRun:
                 fingerprint=fingerprint(config, self.spec),
                 seed=config.seed,
                 target_sparsity=config.target_sparsity,
+                parent=config.values.get(PARENT),
                 data=self.spec.data,
             )
         )
@@ -334,7 +345,7 @@ class StudyRun:
         assert proposed.seed is not None
         try:
             config = TrialConfig(trial_id=proposed.trial_id, seed=proposed.seed, values=json.loads(proposed.config))
-            self.spec.space.check_point(config.values)
+            self.spec.space.check_point(without_parent(config.values))
         except SpecError as error:
             raise StudyError(f"trial {proposed.trial_id} is none of this study's space: {error}; {EDITED}") from None
         found = fingerprint(config, self.spec)

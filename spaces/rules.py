@@ -16,6 +16,7 @@ LATER_FAMILIES: Final[dict[str, str]] = {
     "pattern": "unstructured",
     "regulariser": "none",
     "initialisation": "ibp",
+    "start": "fresh",
 }
 """Families that a configuration may leave out, with what that means: so old ones keep their meaning and fingerprint."""
 
@@ -52,6 +53,8 @@ def check_names(space: SearchSpace) -> None:
         SpecError: for a name that is no family, no `family.option` and not `sparsity`.
     """
     known = (*FAMILIES, SPARSITY)
+    if "start.parent" in space:
+        raise SpecError("start.parent is chosen by the study for each trial: leave it out")
     for name in space:
         family, *option = name.split(".")
         if name == SPARSITY or (family in FAMILIES and len(option) <= 1 and all(option)):

@@ -41,8 +41,10 @@ class DenseStage:
         Raises:
             SpecError: the configuration is impossible.
         """
-        steps = Steps.of(spec, samples)
-        pruned_from = first_due(Methods.of(config).schedule, steps.total) if config.target_sparsity else steps.total
+        steps, methods = Steps.of(spec, samples), Methods.of(config)
+        pruned_from = first_due(methods.schedule, steps.total) if config.target_sparsity else steps.total
+        if methods.start.parent is not None:
+            pruned_from = 0
         return cls(dense_fingerprint(config, spec), pruned_from // steps.per_epoch, derived_seed(spec.seed, "dense"))
 
     def find(self, location: Location, after: int, until: int) -> Checkpoint | None:

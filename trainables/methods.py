@@ -38,6 +38,7 @@ from .pruning import (
     Unstructured,
     first_due,
 )
+from .starts import STARTS, Start
 from .verification import auto_lirpa
 
 FAMILIES: dict[str, Mapping[str, type[Any]]] = {
@@ -49,6 +50,7 @@ FAMILIES: dict[str, Mapping[str, type[Any]]] = {
     "optimizer": OPTIMIZERS,
     "regulariser": REGULARISERS,
     "initialisation": INITIALISATIONS,
+    "start": STARTS,
 }
 PRUNING = ("sparsity", "score", "distribution", "pattern", "schedule")
 CHECKED_SAMPLES = 256
@@ -69,6 +71,7 @@ class Methods:
     optimizer: Adam
     regulariser: Regulariser
     initialisation: Initialisation
+    start: Start
 
     @classmethod
     def of(cls, config: TrialConfig) -> Methods:
@@ -180,7 +183,7 @@ def _defaults(config: TrialConfig) -> dict[str, Any]:
     }
     for family, table in FAMILIES.items():
         method = table[config.method(family)[0]]
-        defaults |= {f"{family}.{f.name}": f.default for f in fields(method) if f.default is not MISSING}
+        defaults |= {f"{family}.{f.name}": f.default for f in fields(method) if f.default not in (MISSING, None)}
     return defaults
 
 

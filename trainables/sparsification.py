@@ -54,6 +54,10 @@ class Sparsification:
             first = first_due(methods.schedule, steps)
             self._learning_steps = range(first, first + round(methods.score.span * steps))
 
+    def begin_with(self, mask: Mask) -> None:
+        """Begin with another mask than the dense one."""
+        self._set(mask)
+
     def before_step(self, step: int, ramp: float) -> None:
         """Do what falls due before an optimizer step, the epsilon ramp being at `ramp`."""
         due = self._methods.schedule.due(step, self._steps)

@@ -76,6 +76,17 @@ class Training:
         self.train_seconds = 0.0
         self.shared_seconds = 0.0
 
+    def begin_from(self, parent: Checkpoint) -> None:
+        """Before the first step, take over from the parent what `start` says.
+
+        Raises:
+            CheckpointError: the parent is a network of other layers.
+        """
+        try:
+            self._sparsification.begin_with(self._methods.start.begin_(self.network, parent))
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(f"trial {self._methods.start.parent} cannot be the parent: {error}") from error
+
     def train_until(self, epoch: int) -> None:
         """Train until `epoch` epochs are done.
 

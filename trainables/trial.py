@@ -21,7 +21,7 @@ from .bounds import input_box, trace, unstable_relu_fraction
 from .checkpoint import Checkpoint
 from .compaction import compact
 from .dense_stage import DenseStage
-from .errors import Diverged
+from .errors import CheckpointError, Diverged
 from .methods import Methods, fingerprint
 from .seeds import derived_seed
 from .training import Training
@@ -60,8 +60,10 @@ class Trial:
         self._device = torch.device("cuda" if spec.resources.gpus_per_trial and torch.cuda.is_available() else "cpu")
         self._verify_seconds = 0.0
         self._stage = DenseStage.of(config, spec, len(data.train.y))
+        methods = Methods.of(config)
+        self._parent = methods.start.parent
         self._training = Training(
-            Methods.of(config),
+            methods,
             config.target_sparsity,
             spec,
             data,
@@ -108,6 +110,11 @@ class Trial:
         return self._score(len(self._spec.rungs) - 1, "test")
 
     def _train_until(self, epoch: int) -> None:
+        if self._parent is not None and self._training.epoch == 0:
+            if self._location is None:
+                raise CheckpointError(f"trial {self._parent} cannot be the parent: there is no study to find it in")
+            last = checkpoint_path(self._parent, f"rung-{len(self._spec.rungs) - 1}")
+            self._training.begin_from(Checkpoint.load(self._location, last))
         dense = min(epoch, self._stage.epochs)
         if self._training.epoch < dense:
             self._pass_through_stage(dense)

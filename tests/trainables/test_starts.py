@@ -1,0 +1,98 @@
+"""Trials that begin from what another one has come to."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsevlr.results.location import Location, locate
+from sparsevlr.spaces import SpecError, StudySpec, TrialConfig
+from sparsevlr.spaces.datasets import Dataset
+from sparsevlr.trainables import Trial, TrialError, run_trial
+from sparsevlr.trainables.checkpoint import Checkpoint
+from sparsevlr.trainables.methods import Methods, fingerprint
+from sparsevlr.trainables.pruning import kept_weights
+
+from .trials import bits, changed, config, study, timeless
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("family") / "study"
+
+
+@pytest.fixture
+def parent(family: Path, spec: StudySpec, digits: Dataset) -> tuple[Location, Checkpoint]:
+    if not family.exists():
+        run_trial(config(sparsity=0.5), spec, digits, location=study(family))
+    where = locate(family)
+    return where, Checkpoint.load(where, f"checkpoints/00007/rung-{len(spec.rungs) - 1}")
+
+
+def child(start: str, schedule: str = "gradual", **changes: object) -> TrialConfig:
+    one = config(schedule, trial_id="00009", sparsity=0.8)
+    return changed(one, {"start": start, "start.parent": "00007"} | changes)
+
+
+@pytest.mark.parametrize("start", ["parent-mask", "parent-weights"])
+@pytest.mark.parametrize("schedule", ["gradual", "at-init", "drop-and-grow"])
+def test_a_child_prunes_on_within_its_parents_mask_and_resumes_bit_identically(
+    spec: StudySpec,
+    digits: Dataset,
+    parent: tuple[Location, Checkpoint],
+    start: str,
+    schedule: str,
+) -> None:
+    where, source = parent
+    one = child(start, schedule)
+    through = run_trial(one, spec, digits, location=where)
+    end = Checkpoint.load(where, through[-1].checkpoint or "")
+    assert end.mask.kept == kept_weights(end.mask.total, 0.8)
+    if schedule != "drop-and-grow":
+        assert all(bool((end.mask[name] <= source.mask[name]).all()) for name in end.mask)
+    digests = bits(where, through[-1].checkpoint)
+    # Cut after the first rung, by a trial object that knows nothing of the first.
+    again = Trial(one, spec, digits, location=where)
+    again.restore(through[0].checkpoint or "")
+    rest = []
+    while not again.finished:
+        rest.append(again.advance())
+    assert [timeless(record) for record in rest] == [timeless(record) for record in through[1:]]
+    assert bits(where, rest[-1].checkpoint) == digests
+
+
+def test_weights_are_taken_over_only_where_they_are_asked_for(
+    spec: StudySpec, digits: Dataset, parent: tuple[Location, Checkpoint]
+) -> None:
+    _, source = parent
+    for start, same in (("parent-mask", False), ("parent-weights", True)):
+        trial = Trial(child(start), spec, digits)
+        trial._training.begin_from(source)
+        weights = trial._training.network.state_dict()
+        assert torch.equal(weights["1.weight"], source.weights["1.weight"]) == same
+        assert bool((weights["1.weight"][~source.mask["1.weight"]] == 0).all())
+        assert trial._training.mask.kept == source.mask.kept
+
+
+def test_a_parent_that_cannot_be_one_fails_the_trial(
+    spec: StudySpec, digits: Dataset, parent: tuple[Location, Checkpoint]
+) -> None:
+    where, _ = parent
+    other = child("parent-mask", **{"architecture.hidden": [12, 24]})
+    with pytest.raises(TrialError, match="trial 00007 cannot be the parent"):
+        Trial(other, spec, digits, location=where).advance()
+    with pytest.raises(TrialError, match="no study to find it in"):
+        Trial(child("parent-mask"), spec, digits).advance()
+    with pytest.raises(TrialError, match="cannot be read"):
+        Trial(child("parent-mask", **{"start.parent": "00001"}), spec, digits, location=where).advance()
+
+
+def test_a_start_counts_in_the_fingerprint_and_a_fresh_one_leaves_none(spec: StudySpec) -> None:
+    fresh = config(sparsity=0.8)
+    assert fingerprint(changed(fresh, {"start": "fresh"}), spec) == fingerprint(fresh, spec)
+    assert fingerprint(child("parent-mask"), spec) != fingerprint(child("parent-weights"), spec)
+    assert fingerprint(child("parent-mask"), spec) != fingerprint(
+        child("parent-mask", **{"start.parent": "00001"}), spec
+    )
+    with pytest.raises(SpecError, match="must be left out of a fresh start"):
+        Methods.of(changed(fresh, {"start.parent": "00001"}))
