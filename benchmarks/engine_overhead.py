@@ -138,6 +138,7 @@ def loop(folder: Path) -> dict[str, Any]:
     study = open_study(folder / "study")
     trials = [(row["trial_id"], row["seed"], row["config"], row["rung"]) for row in study.trials().to_pylist()]
     content = study.spec
+    (folder / "loop").mkdir()
     began = time.time()
     with ProcessPoolExecutor(WORKERS, get_context("spawn"), prepare, (content, str(folder / "loop"))) as pool:
         rows = list(pool.map(bare_trial, trials))
