@@ -22,6 +22,11 @@ RANKED_AT_ONCE = 7
 """Bits of a rung's size that matter: above 2^7 entries, it is ranked when the size is a multiple of a power of two."""
 
 
+def ranked_size(entries: int) -> int:
+    """How many of a rung's entries are ranked: all, or the first so many where it is large."""
+    return entries - entries % (1 << max(0, entries.bit_length() - RANKED_AT_ONCE))
+
+
 class ParetoASHA(ABC):
     """Rungs at which trials are compared; a trial's second entry at a rung replaces its first.
 
@@ -73,18 +78,36 @@ class StoppingASHA(ParetoASHA):
     - A newcomer that dominates every other entry always goes on.
     - A newcomer with at least n/eta entries on better fronts always stops, n counting the newcomer.
     - While a rung has no more than 2 eta entries, spread says little, and a newcomer's whole front goes on.
+    - From 128 entries on, those that a newcomer is compared with are ranked anew when they have grown by about 1 %.
     """
 
+    def __init__(self, rungs: int, eta: float, spread: Spread = "epsilon-net") -> None:
+        super().__init__(rungs, eta, spread)
+        self._others = [_Ranked.of([], np.empty((0, 1))) for _ in self._entries]
+
     def enter(self, trial: str, rung: int, values: Sequence[float]) -> str:
-        self._entries[rung][trial] = tuple(values)
-        names, points = self._ranked(rung)
-        newcomer = names.index(trial)
-        if len(names) <= 2 * self._eta:
-            ranks = non_dominated_ranks(points)
-            goes_on = int((ranks < ranks[newcomer]).sum()) < len(names) / self._eta
-        else:
-            goes_on = newcomer in order_by_rank_and_spread(points, math.ceil(len(names) / self._eta), self._spread)
-        return "continue" if goes_on else "stop"
+        newcomer = tuple(map(float, values))
+        again = self._entries[rung].pop(trial, None) is not None
+        count = ranked_size(len(self._entries[rung]))
+        if again or len(self._others[rung].names) != count:
+            self._others[rung] = _Ranked.of(*self._ranked(rung, count)) if count else _Ranked.of([], np.empty((0, 1)))
+        self._entries[rung][trial] = newcomer
+        return "continue" if self._goes_on(trial, newcomer, self._others[rung]) else "stop"
+
+    def _goes_on(self, trial: str, newcomer: tuple[float, ...], others: _Ranked) -> bool:
+        total = len(others.names) + 1
+        ahead, beside = others.around(newcomer)
+        if total <= 2 * self._eta:
+            return ahead < total / self._eta
+        places = math.ceil(total / self._eta) - ahead
+        if places <= 0 or len(beside) < places:
+            return places > 0
+        # Sorted by name, as whole rungs are: ties depend on who has reported, not on who was first.
+        front = sorted(
+            [(trial, newcomer), *((others.names[index], tuple(others.columns[:, index])) for index in beside)]
+        )
+        chosen = order_by_rank_and_spread([point for _, point in front], places, self._spread)
+        return [name for name, _ in front].index(trial) in chosen
 
     def leave(self, trial: str) -> None:
         raise ValueError(f"nobody pauses here; got {trial!r}")
@@ -128,7 +151,7 @@ class PromotionASHA(ParetoASHA):
         """The best 1/eta at a rung, best first, less those at the head who have left."""
         count = len(self._entries[rung])
         if not exact:
-            count -= count % (1 << max(0, count.bit_length() - RANKED_AT_ONCE))
+            count = ranked_size(count)
         if self._rankings[rung].size != count:
             names, points = self._ranked(rung, count)
             wanted = math.floor(count / self._eta)
@@ -136,6 +159,41 @@ class PromotionASHA(ParetoASHA):
             order = order_by_rank_and_spread(points, wanted, self._spread, left) if wanted else ()
             self._rankings[rung] = _Ranking(count, deque(names[index] for index in order))
         return self._rankings[rung].best
+
+
+class _Ranked(NamedTuple):
+    """Entries of a rung with their fronts: NaN is behind all that has a rank.
+
+    Attributes:
+        columns: ``(objectives, entries)``; a newcomer is compared with all at once, which is faster by columns.
+    """
+
+    names: Sequence[str]
+    columns: NDArray[np.float64]
+    ranks: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, names: Sequence[str], points: NDArray[np.float64]) -> _Ranked:
+        unknown = np.isnan(points).any(axis=1)
+        return cls(names, np.ascontiguousarray(points.T), np.where(unknown, len(points), non_dominated_ranks(points)))
+
+    def around(self, newcomer: tuple[float, ...]) -> tuple[int, NDArray[np.int64]]:
+        """How many are on better fronts than a newcomer, and who is on the same, if it came in.
+
+        Its rank is one more than that of the worst that dominates it. Whom it dominates falls behind it, and takes
+        along only those whom it dominates too; all others stay where they are.
+        """
+        if not len(self.names):
+            return 0, np.empty(0, dtype=np.int64)
+        if any(map(math.isnan, newcomer)):
+            known = self.ranks < len(self.names)
+            return int(known.sum()), np.flatnonzero(~known)
+        point = np.array(newcomer)[:, None]
+        better, worse = (self.columns >= point).all(axis=0), (self.columns <= point).all(axis=0)
+        rank = int(self.ranks[better & ~worse].max(initial=-1)) + 1
+        left = ~(worse & ~better)
+        beside = left & (self.ranks == rank) & (self.ranks < len(self.names))
+        return int((left & (self.ranks < rank)).sum()), np.flatnonzero(beside)
 
 
 class _Ranking(NamedTuple):

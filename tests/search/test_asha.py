@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsevlr.results.pareto import order_by_rank_and_spread
-from sparsevlr.search.asha import PromotionASHA, StoppingASHA
+from sparsevlr.search.asha import PromotionASHA, StoppingASHA, ranked_size
 
 NUMBERS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 POINTS = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=24)
@@ -78,6 +78,27 @@ def test_the_order_of_arrival_of_the_others_does_not_matter(
             asha.enter(name, 0, point)
         verdicts.add(asha.enter(named[-1][0], 0, named[-1][1]))
     assert len(verdicts) == 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_large_rung_compares_a_newcomer_with_those_that_are_ranked(seed: int) -> None:
+    random = Random(seed)
+    eta, size = random.choice([2, 3, 4]), random.randint(128, 700)
+    points = [(random.random(), random.random()) for _ in range(size)]
+    asha = StoppingASHA(rungs=2, eta=eta)
+    for index, point in enumerate(points):
+        asha.enter(f"{index:03d}", 0, point)
+    for number in range(60):
+        newcomer = (random.random(), random.random()) if number else (2.0, 2.0)
+        counted = [*points[: ranked_size(len(points))], newcomer]
+        assert len(counted) > 0.98 * len(points)
+        rank, places = ranks(counted), math.ceil(len(counted) / eta)
+        goes_on = asha.enter(f"new-{number}", 0, newcomer) == "continue"
+        if sum(other < rank[-1] for other in rank) >= places:
+            assert not goes_on
+        if sum(other <= rank[-1] for other in rank) <= places:
+            assert goes_on
+        points.append(newcomer)
 
 
 def test_nan_ranks_last() -> None:
