@@ -80,15 +80,15 @@ def test_the_order_of_arrival_of_the_others_does_not_matter(
     assert len(verdicts) == 1
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_large_rung_compares_a_newcomer_with_those_that_are_ranked(seed: int) -> None:
     random = Random(seed)
-    eta, size = random.choice([2, 3, 4]), random.randint(128, 700)
+    eta, size = random.choice([2, 3, 4]), random.randint(128, 260)
     points = [(random.random(), random.random()) for _ in range(size)]
     asha = StoppingASHA(rungs=2, eta=eta)
     for index, point in enumerate(points):
         asha.enter(f"{index:03d}", 0, point)
-    for number in range(60):
+    for number in range(8):
         newcomer = (random.random(), random.random()) if number else (2.0, 2.0)
         counted = [*points[: ranked_size(len(points))], newcomer]
         assert len(counted) > 0.98 * len(points)
