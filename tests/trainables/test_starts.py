@@ -10,6 +10,7 @@ from sparsevlr.spaces import SpecError, StudySpec, TrialConfig
 from sparsevlr.spaces.datasets import Dataset
 from sparsevlr.trainables import Trial, TrialError, run_trial
 from sparsevlr.trainables.checkpoint import Checkpoint
+from sparsevlr.trainables.dense_stage import DenseStage
 from sparsevlr.trainables.methods import Methods, fingerprint
 from sparsevlr.trainables.pruning import kept_weights
 
@@ -59,6 +60,12 @@ def test_a_child_prunes_on_within_its_parents_mask_and_resumes_bit_identically(
         rest.append(again.advance())
     assert [timeless(record) for record in rest] == [timeless(record) for record in through[1:]]
     assert bits(where, rest[-1].checkpoint) == digests
+
+
+def test_a_child_has_no_dense_stage(spec: StudySpec, digits: Dataset) -> None:
+    fresh = config("one-shot between epochs", sparsity=0.8)
+    assert DenseStage.of(fresh, spec, len(digits.train.y)).epochs == 2
+    assert DenseStage.of(child("parent-mask", "one-shot between epochs"), spec, len(digits.train.y)).epochs == 0
 
 
 def test_weights_are_taken_over_only_where_they_are_asked_for(
