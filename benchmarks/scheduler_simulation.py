@@ -232,6 +232,9 @@ def report() -> None:
     print("| case | decisions | a second | idle workers | idle while trials are left | peak memory |")
     print("|---|---|---|---|---|---|")
     for name, (kind, what) in CASES.items():
+        if not (RAW / f"{name}.json").exists():
+            print(f"| {name} | not run | | | | |")
+            continue
         raw: Mapping[str, Any] = json.loads((RAW / f"{name}.json").read_text())
         label = f"{'rule alone' if what == 'scheduler' else 'driver, store ' + what}, {kind}"
         print(
