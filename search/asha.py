@@ -33,8 +33,8 @@ class ParetoASHA(ABC):
     Args:
         rungs: number of rungs, the last being the end of training, where nothing is decided any more.
         eta: one in eta goes on, above 1.
-        spread: what breaks ties within a front. By replayed searches neither is better than the other
-            (benchmarks/search_efficiency.py); the epsilon-net does not depend on the scale of a front's ends.
+        spread: what breaks ties within a front; by replayed searches neither is better than the other
+            (benchmarks/search_efficiency.py).
     """
 
     def __init__(self, rungs: int, eta: float, spread: Spread = "epsilon-net") -> None:

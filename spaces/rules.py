@@ -31,7 +31,6 @@ DEFAULT_SPACE: Final[Mapping[str, Any]] = FrozenMapping(
         SPARSITY: {"low": 0.0, "high": 0.995, "scale": "log-complement"},
         "score": "magnitude",
         "distribution": "global",
-        "pattern": "unstructured",
         "schedule": "gradual",
         "loss": "ibp",
         "optimizer": "adam",
