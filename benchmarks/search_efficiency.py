@@ -40,7 +40,6 @@ from learning_curves import RAW as CURVES
 from machine import machine
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from optuna.samplers import BaseSampler
 from ray.tune.schedulers.async_hyperband import AsyncHyperBandScheduler, _Bracket
 
 from sparsevlr.results import Record
@@ -146,7 +145,7 @@ class PoolSampler(Sampler):
         if number < len(self._pool.spec.starting_points):
             nearest = number
         else:
-            proposed = self._ask(number, "proposed", {}, self._pool.spec.sampler)
+            proposed = self._draw(number, "proposed", {})
             self.tell("proposed", None)
             left = np.array(list(self._left))
             distances = np.square(self._pool.units[left] - unit_point(self._pool.spec, proposed)).sum(axis=1)
@@ -161,9 +160,8 @@ class PoolSampler(Sampler):
 class PlainSampler(Sampler):
     """Lets Optuna's sampler choose the sparsity too, as one would without this package."""
 
-    def _sampler(self, number: int, starting_point: Mapping[str, Any], kind: str) -> BaseSampler:
-        sampler = super()._sampler(number, starting_point, kind)
-        return sampler if starting_point else sampler._base_sampler  # type: ignore[attr-defined]
+    def _fixed(self, number: int, starting_point: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(starting_point)
 
 
 class PlainPoolSampler(PoolSampler, PlainSampler):
@@ -249,6 +247,10 @@ POLICIES = {
     "nsga2": Policy("Optuna's NSGA-II, none stopped", "nsga2", plain=True),
     "random": Policy("random, none stopped", "random", plain=True),
 }
+
+
+LIVE = ("stopping", "promotion", "ray-asha", "syne-tune-rule", "random", "nsga2")
+"""What is confirmed by a live search; the others vary ours."""
 
 
 class Driven(StudyRun):
@@ -411,14 +413,11 @@ def run(presets: Sequence[str], workers: int) -> None:
 
 
 def live(presets: Sequence[str], workers: int) -> None:
-    """One search per policy with real training in place of the replay, its configurations drawn freely."""
+    """One search per policy of `LIVE` with real training in place of the replay, its configurations drawn freely."""
     RAW.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         missing = [
-            (preset, name)
-            for preset in presets
-            for name in POLICIES
-            if not (RAW / f"{preset}-{name}-live.json").exists()
+            (preset, name) for preset in presets for name in LIVE if not (RAW / f"{preset}-{name}-live.json").exists()
         ]
         tasks = [pool.submit(live_search, preset, name) for preset, name in missing]
         for future in as_completed(tasks):
@@ -494,7 +493,7 @@ def sparse_end(pool: Pool, preset: str) -> None:
 
 
 def confirmed(pool: Pool, preset: str) -> None:
-    files = {name: RAW / f"{preset}-{name}-live.json" for name in POLICIES}
+    files = {name: RAW / f"{preset}-{name}-live.json" for name in LIVE}
     if not any(file.exists() for file in files.values()):
         return
     print(f"\n{preset}: one live search per policy, of the same reference\n")

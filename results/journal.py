@@ -36,7 +36,7 @@ class Lines(NamedTuple):
 def encode(record: Record, sequence: int) -> bytes:
     """One line, with its newline."""
     columns: dict[str, Any] = {SEQUENCE: sequence}
-    for name, value in record.to_dict().items():
+    for name, value in vars(record).items():
         if isinstance(value, float) and not math.isfinite(value):
             columns[name] = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
         elif value is not None:

@@ -149,10 +149,9 @@ class Record:
     csr_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        for name, convert in CONVERTERS.items():
-            value = getattr(self, name)
+        for name, value in list(vars(self).items()):
             if value is not None:
-                object.__setattr__(self, name, convert(name, value))
+                object.__setattr__(self, name, CONVERTERS[name](name, value))
         if self.event is None:
             raise RecordError(f"event must be one of {', '.join(EVENTS)}; got None")
         if self.state is None and self.event in _STATE_OF_EVENT:

@@ -1,4 +1,4 @@
-"""Which configuration to try next: Optuna's multi-objective samplers over a study's space. Free of Ray."""
+"""Which configuration to try next: at random, or by Optuna's multi-objective samplers. Free of Ray."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
@@ -46,26 +47,45 @@ class Sampler:
 
     def ask(self, number: int) -> TrialConfig:
         """The configuration of trial `number`; each number is asked once, in rising order."""
-        points = self._spec.starting_points
-        values = self._ask(number, f"{number:05d}", points[number] if number < len(points) else {}, self._spec.sampler)
-        seed = derived_seed(self._spec.seed, "trial", number) % 2**31
-        return TrialConfig(trial_id=f"{number:05d}", seed=seed, values=values)
+        trial_id, points = f"{number:05d}", self._spec.starting_points
+        values = self._draw(number, trial_id, points[number] if number < len(points) else {})
+        return TrialConfig(
+            trial_id=trial_id, seed=derived_seed(self._spec.seed, "trial", number) % 2**31, values=values
+        )
 
     def ask_again(self, number: int, config: TrialConfig) -> None:
         """Put a configuration that was asked for before into the place of trial `number`, as if it were asked now."""
         # NSGA-II notes generations in Optuna's study as it asks. The others have no memory, and fitting a model to be
         # told what is known would make a replay slow.
-        kind = self._spec.sampler if self._spec.sampler == "nsga2" else "random"
-        self._ask(number, config.trial_id, config.values, kind)
+        if self._spec.sampler != "random":
+            kind = self._spec.sampler if self._spec.sampler == "nsga2" else "random"
+            self._ask(number, config.trial_id, config.values, kind)
 
-    def _ask(self, number: int, trial_id: str, given: Mapping[str, Any], kind: str) -> dict[str, Any]:
-        self._study.sampler = self._sampler(number, given, kind)
+    def _draw(self, number: int, trial_id: str, starting_point: Mapping[str, Any]) -> dict[str, Any]:
+        fixed = self._fixed(number, starting_point)
+        if self._spec.sampler != "random":
+            return self._ask(number, trial_id, fixed, self._spec.sampler)
+        rng = np.random.default_rng(derived_seed(self._spec.seed, "ask", number))
+        return self._spec.space.sample(lambda name, parameter: fixed[name] if name in fixed else parameter.random(rng))
+
+    def _fixed(self, number: int, starting_point: Mapping[str, Any]) -> dict[str, Any]:
+        """Values that are not left to the sampler."""
+        sparsity = self._spec.space["sparsity"]
+        if "sparsity" in starting_point or not isinstance(sparsity, Float):
+            return dict(starting_point)
+        offset = derived_seed(self._spec.seed, "sparsity") / 2**63
+        unit = math.floor((offset + number * GOLDEN_RATIO) % 1.0 / UNIT_STEP) * UNIT_STEP
+        return {**starting_point, "sparsity": sparsity.from_unit(unit)}
+
+    def _ask(self, number: int, trial_id: str, fixed: Mapping[str, Any], kind: str) -> dict[str, Any]:
+        """Ask Optuna, in whose study the trial is open from now on."""
+        self._study.sampler = self._sampler(number, fixed, kind)
         self._open[trial_id] = trial = self._study.ask()
 
         def draw(name: str, parameter: Parameter) -> Any:
             suggested = _suggest(trial, name, parameter)
-            # A given value went to the sampler and back through the parameter's scale, which rounds.
-            return given.get(name, suggested)
+            # A fixed value went to the sampler and back through the parameter's scale, which rounds.
+            return fixed.get(name, suggested)
 
         return self._spec.space.sample(draw)
 
@@ -74,20 +94,15 @@ class Sampler:
 
         A stopped trial's values are those of a lower fidelity: told as final they would mislead the model.
         """
+        if self._spec.sampler == "random":
+            return
         trial = self._open.pop(trial_id)
         if objectives is not None:
             self._study.tell(trial, list(objectives))
         else:
             self._study.tell(trial, state=TrialState.PRUNED if stopped else TrialState.FAIL)
 
-    def _sampler(self, number: int, starting_point: Mapping[str, Any], kind: str) -> BaseSampler:
-        fixed: dict[str, Any] = {}
-        for name, parameter in self._spec.space.parameters.items():
-            if name in starting_point:
-                fixed[name] = _encode(parameter, starting_point[name])
-            elif name == "sparsity" and isinstance(parameter, Float):
-                offset = derived_seed(self._spec.seed, "sparsity") / 2**63
-                fixed[name] = math.floor((offset + number * GOLDEN_RATIO) % 1.0 / UNIT_STEP) * UNIT_STEP
+    def _sampler(self, number: int, fixed: Mapping[str, Any], kind: str) -> BaseSampler:
         # Counted in trials asked for, not in those that are over: while trials wait for promotion few are over, and the
         # model would begin late. It takes what is neither over nor promising yet for bad, until it is known better.
         startup = STARTUP_TRIALS if number < STARTUP_TRIALS else 1
@@ -96,7 +111,10 @@ class Sampler:
             return sampler
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return PartialFixedSampler(fixed, sampler)
+            space = self._spec.space
+            # A parent is no parameter of the space.
+            encoded = {name: _encode(space[name], value) for name, value in fixed.items() if name in space}
+            return PartialFixedSampler(encoded, sampler)
 
 
 def _tpe(seed: int, startup: int) -> BaseSampler:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from .errors import SpecError
-from .frozen import FrozenMapping, canonical_json, freeze_all, same, thaw
+from .frozen import FrozenMapping, canonical_json, freeze, freeze_all, same, thaw
 from .suggest import listed
 
 TRIAL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -75,11 +75,10 @@ class TrialConfig:
             defaults: values of options, by dotted name, that count as if they were left out; an option that a later
                 version adds with its old behaviour as the default so keeps old fingerprints.
         """
-        frozen_defaults = freeze_all(defaults, "defaults")
         told = {
             name: value
             for name, value in self.values.items()
-            if not (name in frozen_defaults and same(value, frozen_defaults[name]))
+            if not (name in defaults and same(value, freeze(defaults[name], name)))
         }
         content = canonical_json({"constants": thaw(constants), "values": told})
         return hashlib.sha256(content.encode()).hexdigest()[:FINGERPRINT_DIGITS]

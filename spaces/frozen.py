@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping
 from typing import Any, final
 
 from .errors import SpecError
@@ -29,6 +29,9 @@ class FrozenMapping(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def items(self) -> ItemsView[str, Any]:
+        return self._items.items()
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a FrozenMapping cannot change: make a new one instead of setting {name!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -181,10 +182,15 @@ def _defaults(config: TrialConfig) -> dict[str, Any]:
         f"architecture.{name}": value
         for name, value in (architecture_options(config.method("architecture")[0]) or {}).items()
     }
-    for family, table in FAMILIES.items():
-        method = table[config.method(family)[0]]
-        defaults |= {f"{family}.{f.name}": f.default for f in fields(method) if f.default not in (MISSING, None)}
+    for family in FAMILIES:
+        defaults |= _method_defaults(family, str(config.values[family]))
     return defaults
+
+
+@cache
+def _method_defaults(family: str, name: str) -> Mapping[str, Any]:
+    options = fields(FAMILIES[family][name])
+    return {f"{family}.{f.name}": f.default for f in options if f.default not in (MISSING, None)}
 
 
 def check_space(spec: StudySpec, shape: tuple[int, ...], classes: int, *, allow_code: bool = False) -> None:
