@@ -170,6 +170,7 @@ class Training:
         self.shared_seconds = max(self.shared_seconds, stage.train_seconds - self.train_seconds)
 
     def _load(self, checkpoint: Checkpoint) -> None:
+        self._compacted = None
         self.network.load_state_dict(checkpoint.weights)
         self._sparsification.load_(checkpoint.mask, checkpoint.pruner)
         load_optimizer(self._optimizer, self._parameters, checkpoint.optimizer)
