@@ -1,14 +1,16 @@
-"""What compaction saves: time of bounds and of training steps, and bytes, beside the network with its zeros.
+"""What compaction saves: time of training steps and of bounds, and bytes, beside the network with its zeros.
 
-    python benchmarks/compaction.py run       # resumable by architecture; one thread
-    python benchmarks/compaction.py report    # table and plot from the checked-in raw data
+    python benchmarks/compaction.py run       # resumable by part; one thread
+    python benchmarks/compaction.py report    # tables and plot from the checked-in raw data
 
-Per architecture one dense network is trained for a few epochs on mnist-5k by IBP. Then it is pruned at once, without
-further training, in two ways: single weights by magnitude over the whole network, and whole filters and neurons of each
-hidden layer by the L1 norm of their incoming weights, biases and BatchNorm parameters included. Times are medians of
-process CPU time over repeats in which both networks take turns; ratios above 1 say how much faster or smaller the
-compacted one is. IBP and CROWN-IBP bound a whole batch of the cascade, CROWN as many samples as are often left to it. A
-training step is forward and backward of the IBP loss.
+Networks are trained on mnist-5k (natural and IBP loss) and pruned by magnitude along the gradual schedule: single
+weights over the whole network, and whole filters and neurons, the same share of the weights of each layer. Once the
+mask has settled, an epoch of the training loop is timed from one checkpoint, with compaction and without (at
+`WORTHWHILE` 0 nothing is worthwhile); what compacting and expanding cost is in it. Bounds are those of the network with
+its zeros and of the one that is scored at the checkpoint: IBP and CROWN-IBP of a whole batch of the cascade, CROWN of
+as many samples as are often left to it. Times are medians of process CPU time over repeats in which both take turns.
+
+Whether accuracy suffers is measured on digits, by whole trials of several seeds with compaction and without.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from itertools import pairwise
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +30,19 @@ import torch
 from machine import machine
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from scipy import stats
+from torch import Tensor
 
 from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset
 from sparsevlr.spaces.datasets import Dataset
-from sparsevlr.trainables import Mask, Methods
-from sparsevlr.trainables.accounting import network_cost
+from sparsevlr.trainables import Methods, run_trial
+from sparsevlr.trainables.accounting import dense_macs, network_cost
 from sparsevlr.trainables.bounds import Graph, input_box, trace
-from sparsevlr.trainables.certified_training import IBP, Batch
-from sparsevlr.trainables.compaction import compact
+from sparsevlr.trainables.checkpoint import Checkpoint
+from sparsevlr.trainables.compaction import InTraining, Trained, compact, in_training
 from sparsevlr.trainables.dense_stage import DenseStage
-from sparsevlr.trainables.mask import prunable_weights
+from sparsevlr.trainables.optimizers import Adam
+from sparsevlr.trainables.steps import Steps
 from sparsevlr.trainables.training import Training
 from sparsevlr.trainables.verification import CascadeOptions
 
@@ -46,100 +51,122 @@ FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "compaction.png"
 ARCHITECTURES: Mapping[str, dict[str, object]] = {
     "mlp": {},
     "cnn-small": {},
-    "cnn7": {"architecture.width": 0.25},
+    "cnn7": {"architecture.width": 0.125},
 }
+REPEATS = {"mlp": 7, "cnn-small": 5, "cnn7": 2}
+PATTERNS = {"unstructured": "global", "filter": "uniform"}
+"""With the distribution of each: over the whole network whole filters would leave some layers a single one."""
 SPARSITIES = (0.9, 0.95, 0.99)
 EPSILON, SEED = 0.1, 0
+EPOCHS, SETTLED = 10, 3
+ACCURACY = "accuracy"
+TRIALS = {"data": "digits", "epsilon": 0.05, "epochs": 27, "scheduler": {"kind": "none"}}
+SEEDS = range(5)
+WAYS = {"masked": 0.0, "compacted": in_training.WORTHWHILE}
+"""The two networks, and from which share of the multiply-accumulates on training compacts."""
 SAMPLES = {"ibp": 256, "crown-ibp": 256, "crown": 32}
 STEP = "training step"
-STEP_SAMPLES = 128
+LABELS = {STEP: "training step", "ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN"}
 
 
-def run(epochs: int, repeats: int, names: list[str]) -> None:
+def run(parts: list[str]) -> None:
     torch.set_num_threads(1)
     RAW.mkdir(parents=True, exist_ok=True)
     (RAW / "machine.json").write_text(json.dumps(machine(), indent=1) + "\n")
+    for part in parts:
+        file = RAW / f"{part}.json"
+        if not file.exists():
+            found = accuracies() if part == ACCURACY else times(part)
+            file.write_text(json.dumps(found, indent=1) + "\n")
+            print(f"{file.name}: written", flush=True)
+
+
+def times(name: str) -> dict[str, Any]:
     data = load_dataset("mnist-5k")
-    for name in names:
-        file = RAW / f"{name}.json"
-        if file.exists():
-            continue
-        dense = trained(name, data, epochs)
-        rows = [
-            {"pattern": pattern, "sparsity": sparsity, **compared(prune(dense, sparsity), data, repeats)}
-            for pattern, prune in PATTERNS.items()
-            for sparsity in SPARSITIES
-        ]
-        about = {"epochs": epochs, "repeats": repeats, "seed": SEED, "epsilon": EPSILON, "options": ARCHITECTURES[name]}
-        file.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
-        print(f"{file.name}: written", flush=True)
+    rows = [measured(name, pattern, sparsity, data) for pattern in PATTERNS for sparsity in SPARSITIES]
+    options, repeats = ARCHITECTURES[name], REPEATS[name]
+    return {"epochs": EPOCHS, "repeats": repeats, "seed": SEED, "epsilon": EPSILON, "options": options, "rows": rows}
 
 
-def trained(name: str, data: Dataset, epochs: int) -> nn.Sequential:
-    spec = StudySpec.from_dict({"data": "mnist-5k", "epsilon": EPSILON, "epochs": epochs})
-    values = {"architecture": name, "sparsity": 0.0, "score": "magnitude", "distribution": "global",
-              "schedule": "gradual", "schedule.end": 0.5, "loss": "ibp", "optimizer": "adam"}  # fmt: skip
-    config = TrialConfig(trial_id="dense", seed=SEED, values=values | ARCHITECTURES[name])
+def accuracies() -> dict[str, Any]:
+    spec, data = StudySpec.from_dict(TRIALS), load_dataset("digits")
+    rows = []
+    for name, sparsity, seed, way in product(("mlp", "cnn-small"), SPARSITIES, SEEDS, WAYS):
+        in_training.WORTHWHILE = WAYS[way]
+        record = run_trial(configuration(name, "unstructured", sparsity, seed), spec, data)[-1]
+        kept = ("natural_accuracy", "verified_accuracy", "samples", "sparsity", "train_seconds")
+        about = {"architecture": name, "target": sparsity, "seed": seed, "way": way}
+        rows.append(about | {column: getattr(record, column) for column in kept})
+    return {"spec": TRIALS, "rows": rows}
+
+
+def configuration(name: str, pattern: str, sparsity: float, seed: int) -> TrialConfig:
+    values: dict[str, object] = {
+        "architecture": name,
+        "sparsity": sparsity,
+        "score": "magnitude",
+        "distribution": PATTERNS[pattern],
+        "pattern": pattern,
+        "schedule": "gradual",
+        "schedule.end": SETTLED / EPOCHS,
+        "loss": "ibp",
+        "optimizer": "adam",
+    }
+    return TrialConfig(trial_id="1", seed=seed, values=values | ARCHITECTURES[name])
+
+
+def measured(name: str, pattern: str, sparsity: float, data: Dataset) -> dict[str, Any]:
+    repeats = REPEATS[name]
+    spec = StudySpec.from_dict({"data": "mnist-5k", "epsilon": EPSILON, "epochs": EPOCHS})
+    config = configuration(name, pattern, sparsity, SEED)
     stage = DenseStage.of(config, spec, len(data.train.y))
-    training = Training(Methods.of(config), 0.0, spec, data, SEED, stage, device=torch.device("cpu"))
-    training.train_until(epochs)
-    return training.network.eval()
+    training = Training(Methods.of(config), sparsity, spec, data, SEED, stage, device=torch.device("cpu"))
+    training.train_until(SETTLED)
+    settled = copy.deepcopy(training.checkpoint("", 0.0))
 
-
-def single_weights(dense: nn.Sequential, sparsity: float) -> nn.Sequential:
-    """The smallest weights of the whole network become zero."""
-    network = copy.deepcopy(dense)
-    weights = prunable_weights(network)
-    magnitude = torch.cat([weight.detach().abs().flatten() for weight in weights.values()])
-    threshold = magnitude.kthvalue(max(1, round(sparsity * magnitude.numel()))).values
-    Mask({name: weight.detach().abs() > threshold for name, weight in weights.items()}).apply_(network)
-    return network
-
-
-@torch.no_grad()
-def whole_units(dense: nn.Sequential, sparsity: float) -> nn.Sequential:
-    """The filters and neurons of the smallest norm become zero, the same share of each hidden layer."""
-    network = copy.deepcopy(dense)
-    for layer, after in pairwise(network):
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            norm = layer.weight.abs().flatten(1).sum(1)
-            dead = norm.argsort()[: min(len(norm) - 1, round(sparsity * len(norm)))]
-            layer.weight[dead] = 0
-            layer.bias[dead] = 0
-            if isinstance(after, nn.BatchNorm1d | nn.BatchNorm2d):
-                after.weight[dead] = 0
-                after.bias[dead] = 0
-    return network
-
-
-PATTERNS: Mapping[str, Callable[[nn.Sequential, float], nn.Sequential]] = {
-    "unstructured": single_weights,
-    "structured": whole_units,
-}
-
-
-def compared(network: nn.Sequential, data: Dataset, repeats: int) -> dict[str, Any]:
+    seconds = {STEP: step_seconds(training, settled, repeats, Steps.of(spec, len(data.train.y)).per_epoch)}
+    training.restore(copy.deepcopy(settled), "")
+    training.network.eval()
     started = time.process_time()
-    compaction = compact(network, data.shape)
-    seconds = time.process_time() - started
-    both = {"masked": network, "compacted": compaction.network}
-    graphs = {which: trace(module, data.shape) for which, module in both.items()}
+    compaction = compact(training.network, data.shape)
+    to_compact = time.process_time() - started
+    graphs = {"masked": training.graph, "compacted": trace(compaction.network, data.shape)}
     x, y = torch.from_numpy(data.validation.x), torch.from_numpy(data.validation.y)
     with torch.no_grad():
-        logits = [module(x[:256]) for module in both.values()]
-    tasks: dict[str, Callable[[Graph], object]] = {
-        name: bounding(name, x[:count], y[:count], data) for name, count in SAMPLES.items()
-    }
-    times = {task: alternating(run, graphs, repeats) for task, run in tasks.items()}
-    steps = {which: trace(copy.deepcopy(module).train(), data.shape) for which, module in both.items()}
-    times[STEP] = alternating(stepping(x[:STEP_SAMPLES], y[:STEP_SAMPLES], data), steps, repeats)
+        logits = [graph.network(x) for graph in graphs.values()]
+    for task, count in SAMPLES.items():
+        seconds[task] = alternating(bounding(task, x[:count], y[:count], data), graphs, repeats)
     return {
-        "compaction_seconds": seconds,
+        "pattern": pattern,
+        "sparsity": sparsity,
+        "compaction_seconds": to_compact,
         "units": [[layer.name, layer.before, layer.after] for layer in compaction.layers],
-        "cost": {which: cost(graph) for which, graph in graphs.items()},
+        "cost": {way: cost(graph) for way, graph in graphs.items()},
+        "dense_macs": {way: dense_macs(graph) for way, graph in graphs.items()} | {STEP: trained_macs(training)},
         "largest_difference": float((logits[0] - logits[1]).abs().max() / logits[0].abs().max()),
-        "seconds": times,
+        "seconds": seconds,
     }
+
+
+def step_seconds(training: Training, settled: Checkpoint, repeats: int, steps: int) -> dict[str, list[float]]:
+    """CPU seconds of a step, mean over an epoch, after an epoch of each that is not counted."""
+
+    def epoch(share: float) -> None:
+        in_training.WORTHWHILE = share
+        training.train_until(SETTLED + 1)
+
+    def prepare() -> None:
+        training.restore(copy.deepcopy(settled), "")
+
+    seconds = alternating(epoch, WAYS, repeats, prepare)
+    return {way: [value / steps for value in values] for way, values in seconds.items()}
+
+
+def trained_macs(training: Training) -> int:
+    """Multiply-accumulates of the network that training goes on with; folds constants into the biases of the whole."""
+    in_training.WORTHWHILE = WAYS["compacted"]
+    optimizer = Adam().build(training.network.parameters())
+    return dense_macs(InTraining(Trained(training.graph, training.mask, optimizer), Adam().build).trained.graph)
 
 
 def bounding(name: str, x: Tensor, y: Tensor, data: Dataset) -> Callable[[Graph], object]:
@@ -148,37 +175,32 @@ def bounding(name: str, x: Tensor, y: Tensor, data: Dataset) -> Callable[[Graph]
     return lambda graph: verifier.margins(graph, box, y)
 
 
-def stepping(x: Tensor, y: Tensor, data: Dataset) -> Callable[[Graph], object]:
-    batch = Batch(x, y, *input_box(x, EPSILON, data.low, data.high), ramp=1.0)
-
-    def step(graph: Graph) -> None:
-        graph.network.zero_grad(set_to_none=True)
-        IBP().loss(graph, batch).backward()
-
-    return step
-
-
-def alternating(task: Callable[[Graph], object], graphs: Mapping[str, Graph], repeats: int) -> dict[str, list[float]]:
-    """CPU seconds of each repeat, the networks taking turns, after one round that is not counted."""
-    seconds: dict[str, list[float]] = {which: [] for which in graphs}
+def alternating(
+    task: Callable[[Any], object],
+    subjects: Mapping[str, Any],
+    repeats: int,
+    prepare: Callable[[], object] = lambda: None,
+) -> dict[str, list[float]]:
+    """CPU seconds of each repeat, the subjects taking turns, after one round that is not counted."""
+    seconds: dict[str, list[float]] = {way: [] for way in subjects}
     for repeat in range(repeats + 1):
-        for which, graph in graphs.items():
+        for way, subject in subjects.items():
+            prepare()
             started = time.process_time()
-            task(graph)
+            task(subject)
             if repeat:
-                seconds[which].append(time.process_time() - started)
+                seconds[way].append(time.process_time() - started)
     return seconds
 
 
 def cost(graph: Graph) -> dict[str, int]:
     counted = network_cost(graph)
-    dense = 4 * sum(value.numel() for value in graph.network.state_dict().values() if value.is_floating_point())
     return {
         "nonzero_weights": counted.nonzero_weights,
         "total_weights": counted.total_weights,
         "macs": counted.macs,
         "size_bytes": counted.size_bytes,
-        "dense_bytes": dense,
+        "dense_bytes": counted.dense_bytes,
     }
 
 
@@ -188,47 +210,69 @@ def report() -> None:
         for name in ARCHITECTURES
         if (RAW / f"{name}.json").exists()
     }
-    tasks = (*SAMPLES, STEP)
-    print(
-        "| network | zeros | sparsity | units left | weights stored | bytes | dense bytes |",
-        *(f" {task} |" for task in tasks),
-    )
-    print("|---" * (7 + len(tasks)) + "|")
-    for name, raw in raws.items():
-        for row in raw["rows"]:
-            hidden = row["units"][:-1]
-            left = sum(after for _, _, after in hidden) / sum(before for _, before, _ in hidden)
-            masked, compacted = row["cost"]["masked"], row["cost"]["compacted"]
-            measured = 1 - masked["nonzero_weights"] / masked["total_weights"]
-            stored = compacted["total_weights"] / masked["total_weights"]
-            cells = [name, row["pattern"], f"{measured:.1%}", f"{left:.0%}", f"{stored:.1%}"]
-            cells += [f"{masked[size] / compacted[size]:.2f} x" for size in ("size_bytes", "dense_bytes")]
-            print("|", " | ".join([*cells, *(f"{faster(row, task):.2f} x" for task in tasks)]), "|")
-    print(
-        "\nlargest difference of logits, relative:",
-        f"{max(r['largest_difference'] for v in raws.values() for r in v['rows']):.1e}",
-    )
-    print(
-        "seconds to compact, at most:", f"{max(r['compaction_seconds'] for v in raws.values() for r in v['rows']):.2f}"
-    )
+    rows = [(name, row) for name, raw in raws.items() for row in raw["rows"]]
+    print("Times as fast, times as small\n")
+    heads = ["network", "pattern", "sparsity", "units left", *LABELS.values(), "dense bytes", "bytes"]
+    print("|", " | ".join(heads), "|")
+    print("|---" * len(heads) + "|")
+    for name, row in rows:
+        hidden = row["units"][:-1]
+        left = sum(after for _, _, after in hidden) / sum(before for _, before, _ in hidden)
+        masked, compacted = row["cost"]["masked"], row["cost"]["compacted"]
+        cells = [name, row["pattern"], f"{1 - masked['nonzero_weights'] / masked['total_weights']:.1%}", f"{left:.0%}"]
+        cells += [f"{faster(row, task):.2f}" for task in LABELS]
+        cells += [f"{masked[size] / compacted[size]:.2f}" for size in ("dense_bytes", "size_bytes")]
+        print("|", " | ".join(cells), "|")
+
+    print("\nMilliseconds of a training step, the smallest and the largest of the repeats\n")
+    heads = ["network", "pattern", "sparsity", "MACs left in training", "with zeros", "compacted"]
+    print("|", " | ".join(heads), "|")
+    print("|---" * len(heads) + "|")
+    for name, row in rows:
+        macs, seconds = row["dense_macs"], row["seconds"][STEP]
+        cells = [name, row["pattern"], f"{row['sparsity']:.0%}", f"{macs[STEP] / macs['masked']:.0%}"]
+        cells += [f"{1000 * min(seconds[way]):.1f} to {1000 * max(seconds[way]):.1f}" for way in WAYS]
+        print("|", " | ".join(cells), "|")
+    if (RAW / f"{ACCURACY}.json").exists():
+        report_accuracy(json.loads((RAW / f"{ACCURACY}.json").read_text())["rows"])
+    print(f"\nlargest difference of logits, relative: {max(row['largest_difference'] for _, row in rows):.1e}")
+    print(f"seconds to compact for scoring, at most: {max(row['compaction_seconds'] for _, row in rows):.2f}")
     draw(raws)
 
 
+def report_accuracy(rows: list[dict[str, Any]]) -> None:
+    print("\nTrials on digits: mean over seeds, and difference compacted less with zeros, 95 % t interval, in points\n")
+    heads = ["network", "sparsity", "natural with zeros", "difference", "verified with zeros", "difference"]
+    print("|", " | ".join([*heads, "training time, of that with zeros"]), "|")
+    print("|---" * (len(heads) + 1) + "|")
+    for name, target in dict.fromkeys((row["architecture"], row["target"]) for row in rows):
+        chosen = [row for row in rows if (row["architecture"], row["target"]) == (name, target)]
+        masked, compacted = ([row for row in chosen if row["way"] == way] for way in WAYS)
+        cells = [name, f"{target:.0%}"]
+        for column in ("natural_accuracy", "verified_accuracy"):
+            cells.append(f"{statistics.mean(row[column] for row in masked):.1%}")
+            gains = [100 * (new[column] - old[column]) for old, new in zip(masked, compacted, strict=True)]
+            half = stats.t.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / math.sqrt(len(gains))
+            cells.append(f"{statistics.mean(gains):+.1f} ± {half:.1f}")
+        spent = [sum(row["train_seconds"] for row in group) for group in (compacted, masked)]
+        print("|", " | ".join([*cells, f"{spent[0] / spent[1]:.2f}"]), "|")
+
+
 def faster(row: Mapping[str, Any], task: str) -> float:
-    masked, compacted = (statistics.median(row["seconds"][task][which]) for which in ("masked", "compacted"))
+    masked, compacted = (statistics.median(row["seconds"][task][way]) for way in WAYS)
     return masked / compacted
 
 
 def draw(raws: Mapping[str, Any]) -> None:
     figure = Figure(figsize=(4 * len(raws), 6.4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(len(PATTERNS), len(raws), squeeze=False, sharex=True)
+    panels = figure.subplots(len(PATTERNS), len(raws), squeeze=False, sharex=True, sharey=True)
     for column, (name, raw) in enumerate(raws.items()):
         for line, pattern in zip(panels, PATTERNS, strict=True):
             axes = line[column]
             rows = [row for row in raw["rows"] if row["pattern"] == pattern]
-            for task in (*SAMPLES, STEP):
-                axes.plot(range(len(rows)), [faster(row, task) for row in rows], "o-", ms=4, lw=1.4, label=task)
+            for task, label in LABELS.items():
+                axes.plot(range(len(rows)), [faster(row, task) for row in rows], "o-", ms=4, lw=1.4, label=label)
             axes.axhline(1, color="0.6", lw=0.8, zorder=0)
             axes.set_yscale("log")
             axes.set_xticks(range(len(rows)), [f"{100 * row['sparsity']:g}" for row in rows])
@@ -237,7 +281,7 @@ def draw(raws: Mapping[str, Any]) -> None:
     for line in panels:
         line[0].set_ylabel("times as fast when compacted")
     for axes in panels[-1]:
-        axes.set_xlabel("weights or units zeroed (%)")
+        axes.set_xlabel("sparsity (%)")
     panels[0][0].legend(fontsize=8)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE)
@@ -247,11 +291,9 @@ def draw(raws: Mapping[str, Any]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["run", "report"])
-    parser.add_argument("--epochs", type=int, default=5, help="of the dense training")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--architecture", choices=list(ARCHITECTURES), action="append", help="only this one")
+    parser.add_argument("--part", choices=[*ARCHITECTURES, ACCURACY], action="append", help="only this one")
     arguments = parser.parse_args()
     if arguments.command == "run":
-        run(arguments.epochs, arguments.repeats, arguments.architecture or list(ARCHITECTURES))
+        run(arguments.part or [*ARCHITECTURES, ACCURACY])
     else:
         report()

@@ -83,6 +83,13 @@ def network_cost(graph: Graph) -> NetworkCost:
     )
 
 
+def dense_macs(graph: Graph) -> int:
+    """Multiply-accumulates of one input, those with zeros included: what dense kernels compute."""
+    return sum(
+        node.layer.weight.numel() * _uses(node) for node in graph.nodes if isinstance(node.layer, nn.Linear | nn.Conv2d)
+    )
+
+
 def _uses(node: Node) -> int:
     """How often each weight of a layer is multiplied for one input: once per output position."""
     # A convolution's output is (channels, height, width), a linear layer's (..., features).

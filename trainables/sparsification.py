@@ -11,7 +11,7 @@ from .errors import CheckpointError
 from .mask import Mask, prunable_weights
 from .methods import Methods
 from .optimizers import clear_moments_
-from .pruning import Candidates, LearnedScore, Score, first_due, prune
+from .pruning import Candidates, LearnedScore, Score, first_due, prune, settled_from
 from .pruning.learning import ScoresInTraining
 
 SNAPSHOT = "snapshot"
@@ -53,10 +53,15 @@ class Sparsification:
         if isinstance(methods.score, LearnedScore) and target:
             first = first_due(methods.schedule, steps)
             self._learning_steps = range(first, first + round(methods.score.span * steps))
+        self._settled_from = max(settled_from(methods.schedule, steps), self._learning_steps.stop)
 
     def begin_with(self, mask: Mask) -> None:
         """Begin with another mask than the dense one."""
         self._set(mask)
+
+    def settled(self, step: int) -> bool:
+        """Whether the mask will never change again, once `before_step` has seen to this step."""
+        return step >= self._settled_from
 
     def before_step(self, step: int, ramp: float) -> None:
         """Do what falls due before an optimizer step, the epsilon ramp being at `ramp`."""

@@ -17,6 +17,7 @@ from ..spaces.datasets import Dataset
 from .bounds import Box, input_box, trace
 from .certified_training import Batch, SmoothedRamp
 from .checkpoint import Checkpoint
+from .compaction import InTraining, Trained
 from .dense_stage import DenseStage
 from .errors import CheckpointError, Diverged
 from .mask import Mask
@@ -32,7 +33,8 @@ class Training:
     """One network on its way from initialisation to the last epoch.
 
     Progress, the ramp and all schedules count optimizer steps; randomness is derived from the seed and the epoch.
-    A training that is saved and loaded between epochs goes on exactly as one that was never interrupted.
+    A training that is saved and loaded between epochs goes on exactly as one that was never interrupted. Once the mask
+    stands still, what it has killed takes no part in training; `network` is whole again whenever training stops.
 
     Args:
         methods: what to train, prune and optimise with.
@@ -72,6 +74,7 @@ class Training:
         self._sparsification = Sparsification(
             methods, target_sparsity, self._steps.total, self.network, self._optimizer, self._candidates
         )
+        self._compacted: InTraining | None = None
         self.epoch = 0
         self.train_seconds = 0.0
         self.shared_seconds = 0.0
@@ -167,6 +170,7 @@ class Training:
         self.shared_seconds = max(self.shared_seconds, stage.train_seconds - self.train_seconds)
 
     def _load(self, checkpoint: Checkpoint) -> None:
+        self._compacted = None
         self.network.load_state_dict(checkpoint.weights)
         self._sparsification.load_(checkpoint.mask, checkpoint.pruner)
         load_optimizer(self._optimizer, self._parameters, checkpoint.optimizer)
@@ -190,6 +194,10 @@ class Training:
         while self.epoch < until:
             self._train_epoch()
             self.epoch += 1
+        # Whoever goes on from here, this training or one that loads its checkpoint, begins with the whole network.
+        if self._compacted is not None:
+            self._compacted.expand_()
+            self._compacted = None
 
     def _train_epoch(self) -> None:
         self.network.train()
@@ -215,28 +223,38 @@ class Training:
         centre, radius = input_box(x, ramp * self._spec.epsilon, self._data.low, self._data.high)
         return Batch(x, y, centre, radius, ramp)
 
+    def _trained(self, step: int) -> Trained:
+        """What an optimizer step works on."""
+        whole = Trained(self.graph, self.mask, self._optimizer)
+        if not self._sparsification.settled(step):
+            return whole
+        if self._compacted is None:
+            self._compacted = InTraining(whole, self._methods.optimizer.build)
+        return self._compacted.trained
+
     def _step(self, batch: Batch, step: int) -> None:
+        graph, mask, optimizer = self._trained(step)
         regulariser = self._methods.regulariser
         boxes: dict[int, Box] | None = {} if regulariser.reads_boxes else None
-        loss = self._methods.loss.loss(self.graph, replace(batch, before_relu=boxes))
-        loss = loss + regulariser.penalty(self.graph, boxes or {})
+        loss = self._methods.loss.loss(graph, replace(batch, before_relu=boxes))
+        loss = loss + regulariser.penalty(graph, boxes or {})
         if not torch.isfinite(loss):
             raise Diverged(
                 f"the loss became {loss.item()} in epoch {self.epoch + 1} at epsilon "
                 f"{batch.ramp * self._spec.epsilon:.3g}; "
                 "a lower optimizer.learning_rate or a longer ramp may help"
             )
-        self._optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self._sparsification.learn_():
             return
-        self.mask.zero_gradients_(self.network)
-        nn.utils.clip_grad_norm_(self.network.parameters(), self._methods.optimizer.clip)
+        mask.zero_gradients_(graph.network)
+        nn.utils.clip_grad_norm_(graph.network.parameters(), self._methods.optimizer.clip)
         rate = self._methods.optimizer.rate(self._position(step))
-        for group in self._optimizer.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = rate
-        self._optimizer.step()
-        self.mask.apply_(self.network)
+        optimizer.step()
+        mask.apply_(graph.network)
 
     def _check_finite(self) -> None:
         """The loss is looked at before each step; the last step may still have gone astray."""

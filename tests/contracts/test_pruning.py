@@ -25,6 +25,7 @@ from sparsevlr.trainables.pruning import (
     group_means,
     kept_weights,
     prune,
+    settled_from,
 )
 
 TRIPLES = list(itertools.product(SCORES, DISTRIBUTIONS, PATTERNS))
@@ -292,6 +293,19 @@ def test_a_schedule_prunes_nothing_before_it_is_first_due_and_something_from_the
     assert 0 <= first <= steps
     for step in range(steps + 1):
         assert (chosen.due(step, steps).sparsity > 0) == (step >= first)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@given(data=st.data())
+def test_a_schedule_is_settled_with_its_last_decision(schedule: str, data: st.DataObject) -> None:
+    chosen, steps = SCHEDULES[schedule](**data.draw(OPTIONS[schedule])), data.draw(st.integers(1, 200))
+    dues = [chosen.due(step, steps) for step in range(steps + 1)]
+    decisions = [
+        step
+        for step in range(1, steps + 1)
+        if dues[step].rewind or dues[step].exchange or dues[step].sparsity > dues[step - 1].sparsity
+    ]
+    assert settled_from(chosen, steps) == max(decisions, default=0)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

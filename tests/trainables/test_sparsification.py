@@ -97,6 +97,40 @@ def test_works_on_every_architecture(short: StudySpec, digits: Dataset, schedule
     assert not any(bool(values.any()) for values in pruned_state(training).values())
 
 
+SETTLED = {
+    "one-shot at 0": 0,
+    "one-shot within an epoch": 10,
+    "one-shot between epochs": 8,
+    "gradual": 8,
+    "gradual after a dense stage": 12,
+    "dense": 0,
+    "at-init": 0,
+    "drop-and-grow": 11,
+    "drop-and-grow at random": 15,
+    "iterative": 11,
+    "iterative by whole epochs": 12,
+    "hydra": 12,
+    "hydra between epochs": 8,
+    "regularised": 5,
+}
+"""The step of 16 whose decision on the mask is the last."""
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_mask_is_settled_after_its_last_change_and_not_before(
+    short: StudySpec, digits: Dataset, watched: Any, schedule: str
+) -> None:
+    one = config(schedule, **({"score.learning_rate": 0.05} if schedule.startswith("hydra") else {}))
+    training = training_of(one, short, digits)
+    settled = [training._sparsification.settled(step) for step in range(16)]
+    assert settled == [step >= SETTLED[schedule] for step in range(16)]
+    masks = []
+    watched(lambda training, step: masks.append(training.mask))
+    training.train_until(4)
+    changed = [step for step in range(1, 16) if masks[step] is not masks[step - 1]]
+    assert max(changed, default=0) in (SETTLED[schedule], SETTLED[schedule] - schedule.startswith("hydra"))
+
+
 @pytest.mark.parametrize("schedule", SPARSE)
 def test_masks_are_reproducible_from_the_seed(short: StudySpec, digits: Dataset, schedule: str) -> None:
     ends = []
@@ -230,7 +264,8 @@ def test_scores_are_learned_while_the_weights_stand_still(short: StudySpec, digi
 
     watched(look)
     one = config("hydra", **{"schedule.at": 0.25, "score.learning_rate": 0.05, "architecture.batchnorm": True})
-    training_of(one, short, digits).train_until(4)
+    training = training_of(one, short, digits)
+    training.train_until(4)
     learned = range(4, 12)
     assert [step for step, learns in enumerate(batches) if learns] == list(learned)
     dense = states[3]
@@ -242,7 +277,8 @@ def test_scores_are_learned_while_the_weights_stand_still(short: StudySpec, digi
                 assert torch.equal(value, dense[name])
     assert any(different(dict(masks[4]), dict(masks[11])).values())
     assert not any(different(dict(masks[11]), dict(masks[15])).values())
-    assert any(not torch.equal(states[11][name], states[15][name]) for name in masks[15])
+    finetuned = training.network.state_dict()
+    assert any(not torch.equal(states[11][name], finetuned[name]) for name in masks[15])
 
 
 @pytest.mark.parametrize("schedule", ["at-init", "drop-and-grow", "gradual"])

@@ -41,7 +41,7 @@ class Compaction:
     """A network without what its zero weights have killed.
 
     Attributes:
-        network: fresh modules in eval mode under the names of the original's, of the same dtype and on the same device.
+        network: fresh modules under the names of the original's, of the same dtype and on the same device.
         layers: every convolution and linear layer, in order.
     """
 
@@ -64,7 +64,7 @@ def compact(network: nn.Sequential, shape: tuple[int, ...]) -> Compaction:
     sum joins go together or not at all. Inputs and logits stay, and so does one unit of a layer that is wholly dead;
     whatever writes or reads that one is zero. Grouped convolutions and linear layers over more than a vector keep their
     size, a layer without a bias gets one where a constant has to go somewhere, and a module that stands at two places
-    becomes two.
+    becomes two. The smaller network is in eval mode.
 
     Outputs and bounds are equal up to rounding: constants are summed in float64 and rounded once, and intervals and
     linear bounds of a constant are exact. Units that are constant for another reason, such as a ReLU whose input is
@@ -78,9 +78,17 @@ def compact(network: nn.Sequential, shape: tuple[int, ...]) -> Compaction:
         UnsupportedLayer: bounds do not know a layer either (see `bounds.trace`).
     """
     graph = trace(network, shape)
-    building = _Building(graph, plan(graph))
-    smaller = building.sequential(network, "")
-    return Compaction(smaller.eval(), tuple(building.layers))
+    compaction = removed(graph, plan(graph))
+    compaction.network.eval()
+    return compaction
+
+
+@torch.no_grad()
+def removed(graph: Graph, plan: Plan) -> Compaction:
+    """What a plan leaves of the network of `graph`, as `compact` gives it but in training mode."""
+    assert isinstance(graph.network, nn.Sequential)
+    building = _Building(graph, plan)
+    return Compaction(building.sequential(graph.network, ""), tuple(building.layers))
 
 
 class _Building:

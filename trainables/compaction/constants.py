@@ -23,8 +23,13 @@ class Constants(NamedTuple):
     value: Tensor
 
 
-def constants(graph: Graph) -> list[Constants]:
-    """The constants of every node, BatchNorm by its running statistics, Dropout doing nothing."""
+def constants(graph: Graph, *, training: bool = False) -> list[Constants]:
+    """The constants of every node, BatchNorm by its running statistics, Dropout doing nothing.
+
+    Args:
+        training: BatchNorm by the statistics of the batch instead, which make of a constant channel its shift. That
+            the channel is the same at all positions is taken for granted.
+    """
     device = graph.last_linear.weight.device
     shape = graph.nodes[0].shape
     nothing = Constants(
@@ -32,7 +37,11 @@ def constants(graph: Graph) -> list[Constants]:
     )
     found = [nothing]
     for node in graph.nodes[1:]:
-        known, value = _STEPS[type(node.layer)](node.layer, *(found[source] for source in node.inputs))
+        inputs = [found[source] for source in node.inputs]
+        if training and isinstance(node.layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            known, value = _normalised(node.layer, *inputs)
+        else:
+            known, value = _STEPS[type(node.layer)](node.layer, *inputs)
         found.append(Constants(known, value.masked_fill(~known, 0.0)))
     return found
 
@@ -81,6 +90,13 @@ def _convolution(layer: nn.Conv2d, x: Constants) -> tuple[Tensor, Tensor]:
 def _batchnorm(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Constants) -> tuple[Tensor, Tensor]:
     scale, shift = (values.view(-1, *[1] * (x.value.dim() - 1)) for values in batchnorm_scale(layer))
     return x.known | (scale == 0), x.value * scale + shift
+
+
+def _normalised(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Constants) -> tuple[Tensor, Tensor]:
+    value = torch.zeros_like(x.value)
+    if layer.affine:
+        value += layer.bias.detach().double().view(-1, *[1] * (x.value.dim() - 1))
+    return x.known, value
 
 
 def _pooled_or_moved(layer: nn.Module, x: Constants) -> tuple[Tensor, Tensor]:

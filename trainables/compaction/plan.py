@@ -58,7 +58,7 @@ def plan(graph: Graph) -> Plan:
             break
         removed = ~staying
     folded = {
-        index: _folded(graph.nodes[index], known[source], wanted[index], gone[source])
+        index: folded_into(graph.nodes[index], known[source], wanted[index], gone[source])
         for index in readers
         for source in graph.nodes[index].inputs
     }
@@ -90,8 +90,8 @@ def _dispensable(node: Node, x: Constants, wanted: Tensor, gone: Tensor) -> Tens
     return fine
 
 
-def _folded(node: Node, x: Constants, wanted: Tensor, gone: Tensor) -> Tensor:
-    """`(node.shape[0],)`: what the slices that are gone have added to every wanted value of a layer."""
+def folded_into(node: Node, x: Constants, wanted: Tensor, gone: Tensor) -> Tensor:
+    """`(node.shape[0],)` float64: what the slices that are gone have added to every wanted value of a layer."""
     total = torch.zeros(node.shape[0], dtype=torch.float64, device=wanted.device)
     # What cannot be made smaller loses no input.
     asked = (gone & _any_of_slice(x.value != 0)).nonzero().squeeze(1)

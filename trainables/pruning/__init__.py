@@ -67,6 +67,7 @@ __all__ = [
     "group_means",
     "kept_weights",
     "prune",
+    "settled_from",
 ]
 
 
@@ -78,6 +79,15 @@ def kept_weights(total: int, sparsity: float) -> int:
 def first_due(schedule: Schedule, steps: int) -> int:
     """The first of `steps` + 1 steps, the end of training being the last, at which a schedule prunes anything."""
     return bisect_right(range(steps), 0.0, key=lambda step: schedule.due(step, steps).sparsity)
+
+
+def settled_from(schedule: Schedule, steps: int) -> int:
+    """The first of `steps` + 1 steps, the end of training being the last, after whose decision the mask stays."""
+    for step in range(steps, 0, -1):
+        due = schedule.due(step, steps)
+        if due.rewind or due.exchange is not None or schedule.due(step - 1, steps).sparsity < 1:
+            return step
+    return 0
 
 
 def prune(
