@@ -76,6 +76,21 @@ def test_a_relu_at_two_places_counts_over_both() -> None:
     assert 0 < found["bound_tightness"] < 1
 
 
+def test_a_layer_at_two_places_counts_over_both_and_may_be_frozen() -> None:
+    shared = nn.Linear(6, 6)
+    shared.weight.requires_grad_(False)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(72, 6), nn.ReLU(), shared, nn.ReLU(), shared, nn.Linear(6, 3))
+    kept = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in Mask.dense(network).items()}
+    kept["6.weight"][:, 2:] = False  # so that two of six are read behind the second place, all behind the first
+    mask = Mask(kept)
+    mask.apply_(network)
+    found = measured(network, mask)
+    assert list(found) == ["1", "2", "3", "4", "6"]
+    assert found["3"]["live_units"] == 8 / 12
+    assert found["3"]["gradient_norm"] > 0
+    assert not shared.weight.requires_grad
+
+
 def test_units_that_nothing_reads_are_not_live() -> None:
     network = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
     kept = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in Mask.dense(network).items()}
