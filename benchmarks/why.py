@@ -43,9 +43,10 @@ from sparsevlr.results.paths import checkpoint_path
 from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset, load_spec
 from sparsevlr.spaces.datasets import Dataset
 from sparsevlr.trainables import Mask, Methods, Trial
-from sparsevlr.trainables.bounds import input_box, trace
+from sparsevlr.trainables.bounds import input_box, relu_states, trace
 from sparsevlr.trainables.certified_training import Batch, SmoothedRamp
 from sparsevlr.trainables.checkpoint import Checkpoint
+from sparsevlr.trainables.compaction import compact
 from sparsevlr.trainables.layer_measures import LayerMeasures
 from sparsevlr.trainables.mask import prunable_weights
 from sparsevlr.trainables.pruning import Candidates
@@ -90,12 +91,24 @@ APPROACHES: dict[str, dict[str, Any]] = {
     "drop and grow in layers, masked fan-in": GROW | MASKED,
     "drop and grow in network": FREE,
     "drop and grow in network, masked fan-in": FREE | MASKED,
-    "drop and grow in network, masked fan-in, 40 epochs": FREE | MASKED,
     "its mask": GIVEN,
     "its mask, masked fan-in": GIVEN,
     "its densities": GIVEN,
     "its densities, masked fan-in": GIVEN,
+    "magnitude, gradual, 40 epochs": MAGNITUDE | {"schedule": "gradual", "schedule.end": 0.3},
+    "drop and grow in network, masked fan-in, 40 epochs": FREE | MASKED,
 }
+DRAWN = (
+    "dense",
+    PRUNED,
+    "magnitude, gradual",
+    "random, ERK",
+    "random, ERK, masked fan-in",
+    "drop and grow in network",
+    "drop and grow in network, masked fan-in",
+    "its densities, masked fan-in",
+    "its mask, masked fan-in",
+)
 ACCURACIES = ("natural", "verified")
 SHOWN = {
     "verified_ramp": "verified at the epsilon of the moment",
@@ -149,7 +162,7 @@ class Run:
             if found is not None:
                 self._give(found, location)
             trial = Trial(config, spec, data, location=location)
-            rungs = []
+            rungs = [{"epoch": 0, "layers": before_training(Trial(config, spec, data, location=location))}]
             while not trial.finished:
                 record = trial.advance()
                 rungs.append(self._rung(record, location))
@@ -200,12 +213,21 @@ def mnist() -> Dataset:
     return load_dataset(SPEC["data"])
 
 
+def before_training(trial: Trial) -> LayerMeasures:
+    """The layers of a trial that has not begun, once what falls due before its first step is pruned."""
+    trial._train_until(0)
+    data, training = mnist(), trial._training
+    x = torch.from_numpy(data.validation.x)
+    states = relu_states(training.graph, input_box(x, SPEC["epsilon"], data.low, data.high))
+    return trial._measure_layers(x, states, compact(training.network.eval(), data.shape))
+
+
 def growth(config: TrialConfig, spec: StudySpec, checkpoint: Checkpoint) -> dict[str, list[int]]:
     """By layer, how far two estimates of what to grow agree: each the mean gradient over four batches that the other
     does not see, at the epsilon of the moment, and as many of the pruned weights as 15 % of the kept ones.
 
     Returns:
-        pruned weights, grown by each, grown by both.
+        pruned weights that have a gradient at all in either, how many one would grow, the other, both.
     """
     methods, data = Methods.of(config), mnist()
     network = methods.build_network(data.shape, data.classes)
@@ -213,7 +235,7 @@ def growth(config: TrialConfig, spec: StudySpec, checkpoint: Checkpoint) -> dict
     steps = Steps.of(spec, len(data.train.y))
     ramp = SmoothedRamp(spec.ramp.start * steps.total, spec.ramp.end * steps.total)
     order = torch.randperm(len(data.train.y), generator=generator("growth")).split(steps.batch_size)
-    chosen: list[dict[str, torch.Tensor]] = []
+    promise: list[dict[str, torch.Tensor]] = []
     for part in (order[:4], order[4:8]):
 
         def batches(count: int, at: float, part: Sequence[torch.Tensor] = part) -> Iterator[Batch]:
@@ -224,25 +246,21 @@ def growth(config: TrialConfig, spec: StudySpec, checkpoint: Checkpoint) -> dict
         candidates = Candidates(trace(network, data.shape), torch.Generator(), methods.loss, batches)
         at = ramp.value(checkpoint.epoch * steps.per_epoch)
         gradients = mean_over_batches(candidates, methods.loss.loss, batches=4, ramp=at, of=gradient_alone)
-        chosen.append(
-            {
-                name: torch.topk(gradient[~checkpoint.mask[name]].abs(), _grown(checkpoint.mask[name])).indices
-                for name, gradient in gradients.items()
-            }
-        )
-    one, other = chosen
-    return {
-        name.removesuffix(".weight"): [
-            int((~checkpoint.mask[name]).sum()),
-            len(one[name]),
-            int(torch.isin(one[name], other[name]).sum()),
-        ]
-        for name in prunable_weights(network)
-    }
+        promise.append({name: gradient.abs()[~checkpoint.mask[name]] for name, gradient in gradients.items()})
+    found = {}
+    for name in prunable_weights(network):
+        count = round(0.15 * int(checkpoint.mask[name].sum()))
+        one, other = (_largest(estimate[name], count) for estimate in promise)
+        reachable = (promise[0][name] > 0) | (promise[1][name] > 0)
+        found[name.removesuffix(".weight")] = [int(each.sum()) for each in (reachable, one, other, one & other)]
+    return found
 
 
-def _grown(kept: torch.Tensor) -> int:
-    return min(round(0.15 * int(kept.sum())), int((~kept).sum()))
+def _largest(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Which are the `count` largest; what is 0 is none of them."""
+    chosen = torch.zeros_like(values, dtype=torch.bool)
+    chosen[torch.topk(values, min(count, len(values))).indices] = True
+    return chosen & (values > 0)
 
 
 def _text(mask: NDArray[np.bool_]) -> str:
@@ -360,7 +378,7 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
 
 
 def ends(lines: Sequence[Mapping[str, Any]]) -> None:
-    epochs = [rung["epoch"] / SPEC["epochs"] for rung in of(lines, "dense")[0]["rungs"]]
+    epochs = [rung["epoch"] / SPEC["epochs"] for rung in of(lines, "dense")[0]["rungs"][1:]]
     print(
         "\nTest split at the end; beside it, on validation at the epsilon of the moment, verified along training (%)\n"
     )
@@ -369,12 +387,12 @@ def ends(lines: Sequence[Mapping[str, Any]]) -> None:
     for approach in named(lines):
         mine = of(lines, approach)
         accuracies = [spread([line["test"][name] for line in mine]) for name in ACCURACIES]
-        along = [spread([line["rungs"][rung]["verified_ramp"] for line in mine]) for rung in range(len(epochs))]
+        along = [spread([line["rungs"][1 + rung]["verified_ramp"] for line in mine]) for rung in range(len(epochs))]
         print(f"| {approach} | {len(mine)} | {' | '.join(accuracies)} | {' | '.join(along)} |")
 
 
 def value(rung: Mapping[str, Any], layer: str, measure: str) -> float | None:
-    found = rung[measure] if measure == "verified_ramp" else rung["layers"][layer].get(measure)
+    found = rung.get(measure) if measure == "verified_ramp" else rung["layers"][layer].get(measure)
     return None if found is None else float(found)
 
 
@@ -384,7 +402,7 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 
 def layers_with(lines: Sequence[Mapping[str, Any]], measure: str) -> list[str]:
-    return [layer for layer, measures in lines[0]["rungs"][0]["layers"].items() if measure in measures]
+    return [layer for layer, measures in lines[0]["rungs"][-1]["layers"].items() if measure in measures]
 
 
 def by_layer(lines: Sequence[Mapping[str, Any]]) -> None:
@@ -393,38 +411,38 @@ def by_layer(lines: Sequence[Mapping[str, Any]]) -> None:
         if not layers:
             continue
         share = not measure.endswith("norm")
-        print(f"\n{title}{' (%)' if share else ''}, by layer: at the first rung -> at the end, mean over seeds\n")
+        unit = " (%)" if share else ""
+        print(f"\n{title}{unit}, by layer, mean over seeds: before training -> at 15 % of it -> at the end\n")
         print(f"| approach | {' | '.join(layers)} |")
         print("|---" * (1 + len(layers)) + "|")
         for approach in named(lines):
             cells = []
             for layer in layers:
-                ends = [
-                    mean([value(line["rungs"][at], layer, measure) for line in of(lines, approach)]) for at in (0, -1)
-                ]
-                cells.append(
-                    " -> ".join("-" if end is None else f"{100 * end:.3g}" if share else f"{end:.2g}" for end in ends)
-                )
+                mine = of(lines, approach)
+                along = [mean([value(line["rungs"][at], layer, measure) for line in mine]) for at in (0, 1, -1)]
+                shown = ("-" if one is None else f"{100 * one:.3g}" if share else f"{one:.2g}" for one in along)
+                cells.append(" -> ".join(shown))
             print(f"| {approach} | {' | '.join(cells)} |")
 
 
 def growths(lines: Sequence[Mapping[str, Any]]) -> None:
-    """Agreement 0 is chance, 1 is perfect."""
-    growing = [approach for approach in named(lines) if "growth" in of(lines, approach)[0]["rungs"][0]]
+    growing = [approach for approach in named(lines) if "growth" in of(lines, approach)[0]["rungs"][1]]
     if not growing:
         return
-    layers = list(of(lines, growing[0])[0]["rungs"][0]["growth"])
+    layers = list(of(lines, growing[0])[0]["rungs"][1]["growth"])
     print("\nAgreement of two estimates of what to grow, four batches each (0 chance, 1 the same), mean over seeds\n")
     print(f"| approach | epoch | {' | '.join(layers)} |")
     print("|---" * (2 + len(layers)) + "|")
     for approach in growing:
         for at, rung in enumerate(of(lines, approach)[0]["rungs"]):
+            if "growth" not in rung:
+                continue
             cells = []
             for layer in layers:
                 found = []
                 for line in of(lines, approach):
-                    pruned, grown, both = line["rungs"][at]["growth"][layer]
-                    found.append(Overlap.counted(pruned, grown, grown, both).agreement if pruned else None)
+                    reachable, one, other, both = line["rungs"][at]["growth"][layer]
+                    found.append(Overlap.counted(reachable, one, other, both).agreement if reachable else None)
                 agreed = mean(found)
                 cells.append("-" if agreed is None else f"{agreed:.2f}")
             print(f"| {approach} | {rung['epoch']} | {' | '.join(cells)} |")
@@ -470,7 +488,7 @@ def draw(lines: Sequence[Mapping[str, Any]], sparsity: float) -> None:
     figure = Figure(figsize=(4 * width, 2.6 * len(rows)), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(rows), width, squeeze=False)
-    shown = [approach for approach in named(lines) if not approach.endswith("40 epochs")]
+    shown = [approach for approach in DRAWN if of(lines, approach)]
     for row, (measure, layers) in enumerate(rows.items()):
         for column in range(width):
             axes = panels[row][column]
@@ -485,8 +503,8 @@ def draw(lines: Sequence[Mapping[str, Any]], sparsity: float) -> None:
                     for at in range(len(epochs))
                 ]
                 known = [(epoch, one) for epoch, one in zip(epochs, values, strict=True) if one is not None]
-                style = "-" if number < 10 else "--"
-                axes.plot(*zip(*known, strict=True), style, marker=".", color=f"C{number % 10}", label=approach)
+                if known:
+                    axes.plot(*zip(*known, strict=True), marker=".", color=f"C{number}", label=approach)
             axes.set_title(f"{SHOWN[measure]}{', layer ' + layers[column] if layers[column] else ''}", fontsize=8)
             if measure in ("density", "gradient_norm", "pruned_gradient_norm"):
                 axes.set_yscale("log")
