@@ -120,6 +120,7 @@ SHOWN = {
     "gradient_norm": "gradient norm, kept weights",
     "pruned_gradient_norm": "gradient norm, pruned weights",
 }
+LOGARITHMIC = ("density", "gradient_norm", "pruned_gradient_norm")
 
 
 @dataclass(frozen=True)
@@ -346,8 +347,11 @@ def cost() -> None:
 def report() -> None:
     lines = list(read().values())
     for sparsity in sorted({line["sparsity"] for line in lines} - {0.0}, reverse=True):
-        shown = [line for line in lines if line["sparsity"] in (0.0, sparsity)]
-        print(f"\n## {sparsity:.0%}")
+        shown = complete([line for line in lines if line["sparsity"] in (0.0, sparsity)])
+        if not shown:
+            print(f"\n## {sparsity:.0%}: no seed is complete yet")
+            continue
+        print(f"\n## {sparsity:.0%}, seeds {', '.join(str(line['seed']) for line in of(shown, PRUNED))}")
         ends(shown)
         by_layer(shown)
         growths(shown)
@@ -362,6 +366,12 @@ def report() -> None:
                 f"| {row['preset']} | {row['architecture']} | {row['sparsity']:.0%} | {row['rungs']} "
                 f"| {row['trial_seconds']:.1f} | {row['layer_seconds']:.2f} | {share:.1%} |"
             )
+
+
+def complete(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of the seeds that every approach has been run with."""
+    seeds = [{line["seed"] for line in of(lines, approach)} for approach in APPROACHES]
+    return [line for line in lines if line["seed"] in set.intersection(*seeds)]
 
 
 def of(lines: Sequence[Mapping[str, Any]], approach: str) -> list[Mapping[str, Any]]:
@@ -382,13 +392,14 @@ def ends(lines: Sequence[Mapping[str, Any]]) -> None:
     print(
         "\nTest split at the end; beside it, on validation at the epsilon of the moment, verified along training (%)\n"
     )
-    print(f"| approach | seeds | natural | verified | {' | '.join(f'at {share:.0%}' for share in epochs)} |")
+    print(f"| approach | natural | verified | by seed | {' | '.join(f'at {share:.0%}' for share in epochs)} |")
     print("|---" * (4 + len(epochs)) + "|")
     for approach in named(lines):
         mine = of(lines, approach)
         accuracies = [spread([line["test"][name] for line in mine]) for name in ACCURACIES]
         along = [spread([line["rungs"][1 + rung]["verified_ramp"] for line in mine]) for rung in range(len(epochs))]
-        print(f"| {approach} | {len(mine)} | {' | '.join(accuracies)} | {' | '.join(along)} |")
+        each = ", ".join(f"{100 * line['test']['verified']:.1f}" for line in mine)
+        print(f"| {approach} | {' | '.join(accuracies)} | {each} | {' | '.join(along)} |")
 
 
 def value(rung: Mapping[str, Any], layer: str, measure: str) -> float | None:
@@ -502,11 +513,15 @@ def draw(lines: Sequence[Mapping[str, Any]], sparsity: float) -> None:
                     mean([value(line["rungs"][at], layers[column], measure) for line in mine])
                     for at in range(len(epochs))
                 ]
-                known = [(epoch, one) for epoch, one in zip(epochs, values, strict=True) if one is not None]
+                # A gradient of exactly 0 has no place on a logarithmic axis.
+                least = 0.0 if measure in LOGARITHMIC else -1.0
+                pairs = zip(epochs, values, strict=True)
+                known = [(epoch, one) for epoch, one in pairs if one is not None and one > least]
                 if known:
                     axes.plot(*zip(*known, strict=True), marker=".", color=f"C{number}", label=approach)
             axes.set_title(f"{SHOWN[measure]}{', layer ' + layers[column] if layers[column] else ''}", fontsize=8)
-            if measure in ("density", "gradient_norm", "pruned_gradient_norm"):
+            axes.set_xlabel("epoch", fontsize=7)
+            if measure in LOGARITHMIC:
                 axes.set_yscale("log")
             axes.grid(color="0.92")
             axes.tick_params(labelsize=7)
