@@ -30,6 +30,7 @@ MEASURED_ON_SPLIT = (
     "n_falsified",
     "n_unknown",
     "unstable_relu_fraction",
+    "layer_measures",
     "verify_seconds",
     "error",
 )
@@ -48,6 +49,7 @@ _OF_NETWORK = (
     "dense_bytes",
     "bitmask_bytes",
     "csr_bytes",
+    "dense_stage",
     "train_seconds",
     "shared_seconds",
     "checkpoint",

@@ -5,7 +5,8 @@
     STORAGE/NAME/study.json                               spec, versions, time of creation; written once
     STORAGE/NAME/journal/EPOCH-TOKEN-FIRST.jsonl          events of a living (or killed) driver session
     STORAGE/NAME/parts/EPOCH-TOKEN-FIRST-LAST.parquet     sealed events, immutable
-    STORAGE/NAME/checkpoints/TRIAL/...                    weights and masks, the project's own files
+    STORAGE/NAME/checkpoints/TRIAL/.../state.json         of a checkpoint: progress, and the digest of every other file
+    STORAGE/NAME/checkpoints/TRIAL/.../mask.safetensors   which weights are kept; beside it weights, optimizer, pruner
     STORAGE/NAME/stages/KEY/epoch-EPOCH/                  dense stages that trials share, as long as the study runs
     STORAGE/NAME/plots/...                                drawn on request
     STORAGE/NAME/driver.lock                              the driver's lock
@@ -29,6 +30,8 @@ CHECKPOINTS = "checkpoints"
 STAGES = "stages"
 PLOTS = "plots"
 LOCK = "driver.lock"
+STATE, MASK = "state.json", "mask.safetensors"
+WEIGHTS, OPTIMIZER, PRUNER = "weights.safetensors", "optimizer.safetensors", "pruner.safetensors"
 
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _RULE = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128 characters"

@@ -58,6 +58,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 """Columns that hold one of a fixed set of words."""
 
+JSON_COLUMNS = ("config", "layer_densities", "layer_measures")
+"""Text columns that hold a JSON object."""
+
 _STATE_OF_EVENT = {"proposed": "pending", "report": "running", "failed": "failed"}
 
 
@@ -95,8 +98,10 @@ class Record:
     ``shared_seconds``, and ``verified_ramp`` (verified accuracy at the epsilon that training had come to on its ramp,
     which predicts the end better than that at the target does; natural accuracy where the ramp had not begun),
     ``layer_densities`` (a JSON object, nonzero share of the weights by layer), ``other_parameters`` (biases and
-    normalisation, which sparsity does not count), and ``dense_bytes``, ``bitmask_bytes``, ``csr_bytes`` (the network
-    that would be deployed, with every weight tensor in that encoding).
+    normalisation, which sparsity does not count), ``dense_bytes``, ``bitmask_bytes``, ``csr_bytes`` (the network
+    that would be deployed, with every weight tensor in that encoding), ``layer_measures`` (a JSON object by layer, see
+    `layers`), and ``dense_stage`` (which dense stage the trial began with: trials with the same one have the same
+    network until its end; null without one).
 
     Columns may be added within a schema version: a reader takes those it knows, and null for those that are not there.
 
@@ -147,6 +152,8 @@ class Record:
     dense_bytes: int | None = None
     bitmask_bytes: int | None = None
     csr_bytes: int | None = None
+    layer_measures: str | None = None
+    dense_stage: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):
@@ -160,10 +167,9 @@ class Record:
         check_trial_id(self.trial_id)
         if self.checkpoint is not None:
             check_checkpoint(self.checkpoint)
-        if self.config is not None:
-            _check_object("config", self.config)
-        if self.layer_densities is not None:
-            _check_object("layer_densities", self.layer_densities)
+        for name in JSON_COLUMNS:
+            if getattr(self, name) is not None:
+                _check_object(name, getattr(self, name))
         if self.event == "report" and (self.rung is None or self.split is None):
             raise RecordError(f"a report needs rung and split; got rung={self.rung!r}, split={self.split!r}")
         if self.event == "decision" and self.state is None:

@@ -16,6 +16,9 @@ from pyarrow import fs
 from . import pareto
 from .errors import QueryError
 from .fold import Fold, deduplicate
+from .layers import layer_table
+from .masks import KeptCounts, kept_counts, overlap_table
+from .origins import Origins
 from .record import DIRECTIONS, NUMERIC_COLUMNS, SPLITS, Record, from_table
 from .store import Store
 from .where import closest_column, filter_rows
@@ -99,15 +102,32 @@ class Study:
     def lineage(self, trial_id: str) -> pa.Table:
         """The trial, its parent, its parent's parent and so on, as rows of `trials`. Raises QueryError."""
         trials = self._read().trials
-        rows = {row: index for index, row in enumerate(trials["trial_id"].to_pylist())}
-        if trial_id not in rows:
+        line = pa.array(Origins(trials).line(trial_id), pa.string())
+        if not len(line):
             raise QueryError(f"there is no trial {trial_id!r} in {self.name}")
-        line: list[int] = []
-        current: str | None = trial_id
-        while current in rows and rows[current] not in line:
-            line.append(rows[current])
-            current = trials["parent"][line[-1]].as_py()
-        return trials.take(pa.array(line))
+        return trials.take(pc.index_in(line, value_set=trials["trial_id"].combine_chunks()))
+
+    def layers(self, where: str | None = None) -> pa.Table:
+        """One row per validation report that passes and layer, with `layers.LAYER_SCHEMA`: densities, gradient norms,
+        unstable ReLUs and so on, null where a layer or an older study has none. Raises WhereError, QueryError."""
+        reports = self.reports(where)
+        return layer_table(reports.filter(pc.equal(reports["split"], "validation")))
+
+    def mask_overlap(self, where: str | None = None) -> pa.Table:
+        """What the masks of completed trials share, with `masks.OVERLAP_SCHEMA`: one row per pair that passes, of equal
+        layers and shapes, and per layer; ``layer`` is null over all layers. Beside it stands what chance would give
+        at those densities, and in ``common`` why the two are not independent (`Origins.common`).
+
+        Hidden units of independent networks are in no common order: these agree beyond chance only by which inputs
+        and classes they read and write, never by single hidden weights. Raises WhereError, StorageError.
+        """
+        trials = self._read().trials
+        return overlap_table(self.store.location, _completed(filter_rows(trials, where)), Origins(trials))
+
+    def kept_counts(self, where: str | None = None) -> KeptCounts:
+        """How many of the completed trials that pass keep each weight. Raises WhereError, StorageError, and QueryError
+        where there are none or they differ in architecture."""
+        return kept_counts(self.store.location, _completed(self.trials(where)))
 
     def pareto_front(
         self, objectives: Sequence[str] | str | None = None, where: str | None = None, split: str = "validation"

@@ -177,6 +177,27 @@ def trials(
 
 
 @app.command()
+def layers(
+    study: StudyArgument,
+    where: WhereOption = None,
+    overlap: Annotated[
+        bool, typer.Option("--overlap", help="Instead, which weights pairs of completed trials both keep.")
+    ] = False,
+    format_: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
+    json_: JsonOption = False,
+) -> None:
+    """Print what each report measured of each layer: densities, gradients, unstable ReLUs, tightness of bounds."""
+    from ..results import open_study
+    from .tables import layers_table, overlap_table
+
+    opened = open_study(study)
+    rows = opened.mask_overlap(where) if overlap else opened.layers(where)
+    render = overlap_table if overlap else layers_table
+    _print(rows, Format.json if json_ else format_, lambda: render(rows))
+    _warn(opened)
+
+
+@app.command()
 def status(study: StudyArgument, json_: JsonOption = False) -> None:
     """Say how far a running, interrupted or finished study is."""
     from ..results import open_study

@@ -21,7 +21,28 @@ SHORT = {
     "size_bytes": "bytes",
     "unstable_relu_fraction": "unstable",
 }
+LAYERS = {
+    "density": "density",
+    "live_units": "live units",
+    "gradient_norm": "gradient",
+    "pruned_gradient_norm": "of pruned",
+    "unstable_relu_fraction": "unstable",
+    "dead_relu_fraction": "dead",
+    "bound_tightness": "tightness",
+}
+OVERLAPS = {
+    "weights": "weights",
+    "kept_a": "kept by a",
+    "kept_b": "by b",
+    "shared": "by both",
+    "by_chance": "by chance",
+    "jaccard": "Jaccard",
+    "overlap": "overlap",
+    "agreement": "agreement",
+    "deviations": "deviations",
+}
 SHARES = {name for name in SHORT if name.endswith(("accuracy", "fraction", "auc"))}
+SHARES |= {"density", "live_units", "dead_relu_fraction", "bound_tightness", "jaccard", "overlap", "agreement"}
 SPARSITIES = {"sparsity", "target_sparsity"}
 ALWAYS = ("sparsity", "verified_accuracy", "adversarial_accuracy", "natural_accuracy", "nonzero_weights")
 METHODS = ("architecture", "score", "distribution", "pattern", "schedule")
@@ -34,7 +55,7 @@ def front_table(front: pa.Table, test: pa.Table | None, objectives: Sequence[str
     """
     rows = front.to_pylist()
     tested = {row["trial_id"]: row for row in test.to_pylist()} if test is not None else {}
-    table = Table(title=_front_title(rows), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table = _titled(_front_title(rows))
     table.add_column("trial", no_wrap=True)
     columns = [*ALWAYS, *(name for name in objectives if name not in ALWAYS)]
     for name in columns:
@@ -55,7 +76,7 @@ def front_table(front: pa.Table, test: pa.Table | None, objectives: Sequence[str
 
 def trials_table(trials: pa.Table, width: int) -> Table:
     """Every trial with its state; what went wrong where something did."""
-    table = Table(title=f"{len(trials)} trials", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table = _titled(f"{len(trials)} trials")
     for name in ("trial", "state"):
         table.add_column(name, no_wrap=True)
     columns = ("epoch", "target_sparsity", "sparsity", "verified_ramp", "verified_accuracy", "natural_accuracy")
@@ -66,6 +87,39 @@ def trials_table(trials: pa.Table, width: int) -> Table:
         note = row["error"] or (methods(row["config"]) if width >= 110 else "")
         table.add_row(row["trial_id"], row["state"], *(shown(name, row[name]) for name in columns), note)
     return table
+
+
+def layers_table(layers: pa.Table) -> Table:
+    """What reports measured of each layer."""
+    trials = len(layers["trial_id"].unique())
+    table = _titled(f"{len(layers)} measurements of layers, {trials} trial{'' if trials == 1 else 's'}")
+    for name in ("trial", "epoch", "layer"):
+        table.add_column(name, no_wrap=True, justify="right" if name == "epoch" else "left")
+    for heading in LAYERS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in layers.to_pylist():
+        cells = (shown(name, row[name]) for name in LAYERS)
+        table.add_row(row["trial_id"], str(row["epoch"]), row["layer"], *cells)
+    return table
+
+
+def overlap_table(overlaps: pa.Table) -> Table:
+    """What pairs of masks share."""
+    pairs = sum(layer is None for layer in overlaps["layer"].to_pylist())
+    table = _titled(f"masks of {pairs} pair{'' if pairs == 1 else 's'} of completed trials")
+    for name in ("trials", "common", "layer"):
+        table.add_column(name, no_wrap=True)
+    for heading in OVERLAPS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in overlaps.to_pylist():
+        cells = (shown(name, row[name]) for name in OVERLAPS)
+        pair, layer = f"{row['trial_a']}, {row['trial_b']}", "all" if row["layer"] is None else row["layer"]
+        table.add_row(pair, row["common"] or "-", layer, *cells)
+    return table
+
+
+def _titled(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
 
 
 def plain_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -87,7 +141,7 @@ def shown(name: str, value: Any) -> str:
         return f"{value:.2%}"
     if name in SHARES:
         return f"{value:.1%}"
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def with_interval(row: Mapping[str, Any]) -> str:

@@ -11,13 +11,12 @@ from safetensors import SafetensorError
 from safetensors import torch as tensors
 from torch import Tensor
 
-from ..results import paths
+from ..results import StorageError
+from ..results.checkpoints import read_file, read_state
 from ..results.location import Location, storage_errors
+from ..results.paths import MASK, OPTIMIZER, PRUNER, STATE, WEIGHTS
 from .errors import CheckpointError
 from .mask import Mask
-
-WEIGHTS, MASK, OPTIMIZER, STATE = "weights.safetensors", "mask.safetensors", "optimizer.safetensors", "state.json"
-PRUNER = "pruner.safetensors"
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,13 @@ class Checkpoint:
             CheckpointError: the checkpoint is missing, incomplete or changed since it was written.
             UnsafePath: the path leads outside the study.
         """
-        paths.check_saved(path)
         try:
-            state = json.loads(location.read(f"{path}/{STATE}"))
+            state = read_state(location, path)
             names = (WEIGHTS, MASK, OPTIMIZER, *([PRUNER] if PRUNER in state["sha256"] else []))
-            content = {name: location.read(f"{path}/{name}") for name in names}
-            for name, data in content.items():
-                if sha256(data).hexdigest() != state["sha256"][name]:
-                    raise CheckpointError(f"checkpoint {path}/{name} is not the file that was written there")
+            content = {name: read_file(location, path, name, state) for name in names}
+        except StorageError as error:
+            raise CheckpointError(str(error)) from error
+        try:
             return cls(
                 epoch=int(state["epoch"]),
                 weights=tensors.load(content[WEIGHTS]),
@@ -103,5 +101,5 @@ class Checkpoint:
                 fingerprint=str(state["fingerprint"]),
                 pruner=tensors.load(content[PRUNER]) if PRUNER in content else {},
             )
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error

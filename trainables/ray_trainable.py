@@ -17,9 +17,9 @@ from ray.exceptions import RayActorError
 
 from ..results import Record, StorageError
 from ..results.location import Location
+from ..results.paths import STATE
 from ..spaces import StudySpec, TrialConfig
 from ..spaces.datasets import Dataset
-from .checkpoint import STATE
 from .errors import TrialError
 from .trial import Trial
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -124,6 +124,10 @@ class Training:
     def mask(self) -> Mask:
         """The weights kept at present."""
         return self._sparsification.mask
+
+    def batch(self, chosen: Sequence[int]) -> Batch:
+        """Some samples of the training split, with their boxes where the ramp is."""
+        return self._batch(np.asarray(chosen), self.ramp)
 
     def checkpoint(self, fingerprint: str, verify_seconds: float) -> Checkpoint:
         """The state between two epochs; at the last one without the optimizer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 
 import torch
@@ -17,11 +17,12 @@ from ..results.paths import checkpoint_path
 from ..spaces import StudySpec, TrialConfig
 from ..spaces.datasets import Dataset
 from .accounting import network_cost
-from .bounds import input_box, trace, unstable_relu_fraction
+from .bounds import ReLUStates, input_box, relu_states, trace, unstable_relu_fraction
 from .checkpoint import Checkpoint
-from .compaction import compact
+from .compaction import Compaction, compact
 from .dense_stage import DenseStage
 from .errors import CheckpointError, Diverged
+from .layer_measures import GRADIENT_SAMPLES, TIGHTNESS_SAMPLES, LayerMeasures, layer_measures
 from .methods import Methods, fingerprint
 from .seeds import derived_seed
 from .training import Training
@@ -61,7 +62,7 @@ class Trial:
         self._verify_seconds = 0.0
         self._stage = DenseStage.of(config, spec, len(data.train.y))
         methods = Methods.of(config)
-        self._parent = methods.start.parent
+        self._loss, self._parent = methods.loss, methods.start.parent
         self._training = Training(
             methods,
             config.target_sparsity,
@@ -159,7 +160,9 @@ class Trial:
         grid = [*(fraction * spec.epsilon for fraction in spec.verification.grid), ramp]
         known = scores.verdict == Verdict.verified
         over_grid = verified_over_grid(deployed, x, y, grid, low=data.low, high=data.high, options=options, known=known)
-        unstable = unstable_relu_fraction(graph, input_box(x, spec.epsilon, data.low, data.high))
+        states = relu_states(graph, input_box(x, spec.epsilon, data.low, data.high))
+        # Of the validation split alone: they explain what the search decides on.
+        measures = self._measure_layers(x, states, compaction) if split_name == "validation" else None
         self._verify_seconds += time.perf_counter() - started
         verified_low, verified_high = wilson_interval(scores.n_verified, len(y))
         cost = network_cost(graph)
@@ -198,11 +201,28 @@ class Trial:
             dense_bytes=deployed_cost.dense_bytes,
             bitmask_bytes=deployed_cost.bitmask_bytes,
             csr_bytes=deployed_cost.csr_bytes,
-            unstable_relu_fraction=unstable,
+            layer_measures=json.dumps(measures, separators=(",", ":")) if measures is not None else None,
+            dense_stage=self._stage.key if self._stage.epochs else None,
+            unstable_relu_fraction=unstable_relu_fraction(states.values()),
             train_seconds=self._training.train_seconds,
             verify_seconds=self._verify_seconds,
             shared_seconds=self._training.shared_seconds,
             error=_unbounded(scores),
+        )
+
+    def _measure_layers(
+        self, x: torch.Tensor, states: Mapping[int, ReLUStates], compaction: Compaction
+    ) -> LayerMeasures:
+        data, training = self._data, self._training
+        some = x[fixed_subset(len(x), TIGHTNESS_SAMPLES, "tightness")]
+        return layer_measures(
+            training.graph,
+            training.mask,
+            states=states,
+            units=compaction.layers,
+            box=input_box(some, self._spec.epsilon, data.low, data.high),
+            loss=self._loss,
+            batch=training.batch(fixed_subset(len(data.train.y), GRADIENT_SAMPLES, "gradient")),
         )
 
     @torch.no_grad()

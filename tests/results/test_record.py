@@ -23,6 +23,7 @@ def test_columns_are_the_public_ones_and_some_more():
     assert COLUMNS[len(PUBLIC) :] == (
         *("event", "time", "data", "decision", "shared_seconds", "verified_ramp"),
         *("layer_densities", "other_parameters", "dense_bytes", "bitmask_bytes", "csr_bytes"),
+        *("layer_measures", "dense_stage"),
     )
     assert RECORD_SCHEMA.names == list(COLUMNS)
     assert set(DIRECTIONS) <= set(COLUMNS)
@@ -58,6 +59,7 @@ def test_state_follows_from_the_event(event, state):
         ({"config": "[1]"}, "config must be a JSON object"),
         ({"config": "{"}, "config must be a JSON object"),
         ({"layer_densities": "[0.5]"}, "layer_densities must be a JSON object"),
+        ({"layer_measures": "{"}, "layer_measures must be a JSON object"),
     ],
 )
 def test_wrong_values_are_refused_in_one_line(values, message):

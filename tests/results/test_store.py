@@ -340,6 +340,7 @@ def test_readers_see_a_growing_prefix_while_a_writer_appends_and_seals(store):
 
 def test_a_study_from_before_a_column_existed_opens_and_goes_on(tmp_path, make_trial):
     added = {"layer_densities", "other_parameters", "dense_bytes", "bitmask_bytes", "csr_bytes"}
+    added |= {"layer_measures", "dense_stage"}
     old = Store.create(tmp_path / "old", {"seed": 0})
     old.append(make_trial("a", 0.5, 0.9))
     old.close()
@@ -353,5 +354,6 @@ def test_a_study_from_before_a_column_existed_opens_and_goes_on(tmp_path, make_t
         assert study.problems == ()
         rows = {row["trial_id"]: row for row in study.pareto_front().to_pylist()}
     assert {name: rows["a"][name] for name in added} == dict.fromkeys(added)
+    assert open_study(tmp_path / "old").layers()["density"].to_pylist() == [0.4]
     assert (rows["b"]["layer_densities"], rows["b"]["csr_bytes"]) == ('{"0":0.4}', 7)
     assert open_study(tmp_path / "old").trials(where="csr_bytes is null")["trial_id"].to_pylist() == ["a"]

@@ -247,7 +247,7 @@ def test_names_with_brackets_are_names(run: Any, study: str, tmp_path: Path) -> 
     odd = tmp_path / "[red] [" / "odd]"
     odd.mkdir(parents=True)
     Path(study).rename(odd / "drawn")
-    for command in ("pareto", "trials", "status"):
+    for command in ("pareto", "trials", "layers", "status"):
         ran = run(command, str(odd / "drawn"))
         assert ran.code == 0
     assert "[red] [/odd]" in ran.out.replace("\n", "")
@@ -255,6 +255,39 @@ def test_names_with_brackets_are_names(run: Any, study: str, tmp_path: Path) -> 
 
 def test_trials_without_test_figures_are_pointed_out(run: Any, study: str) -> None:
     assert "have no figures on test" in run("pareto", study, "--split", "test").err
+
+
+def test_layers_of_a_study_and_what_its_masks_share(run: Any, tmp_path: Path) -> None:
+    changes = ["trials=3", "scheduler.kind=none", "space.architecture.hidden=[[24, 24]]"]
+    changes += ["sampler=random", "space.sparsity={low: 0.2, high: 0.8}"]
+    uri = str(run_to_the_end(load_spec(spec_file(tmp_path, TINY), changes), tmp_path / "small").store.location.local)
+    layers = json.loads(run("layers", uri, "--json").out)
+    assert [row["layer"] for row in layers] == ["1", "2", "3", "4", "5"] * 3
+    assert all(0 < row["density"] <= 1 for row in layers if row["layer"] in "135")
+    assert all(0 < row["bound_tightness"] <= 1 for row in layers if row["layer"] in "24")
+    assert len(json.loads(run("layers", uri, "--json", "--where", "trial_id = '00001'").out)) == 5
+    table = run("layers", uri)
+    assert (table.code, table.err) == (0, "")
+    assert "15 measurements of layers, 3 trials" in table.out
+
+    pairs = json.loads(run("layers", uri, "--overlap", "--format", "json").out)
+    assert [row["layer"] for row in pairs] == ["1", "3", "5", None] * 3
+    assert all(row["shared"] <= min(row["kept_a"], row["kept_b"]) for row in pairs)
+    densities = {row["trial_id"]: row["density"] for row in layers if row["layer"] == "1"}
+    assert pairs[0]["kept_a"] == round(densities[pairs[0]["trial_a"]] * 64 * 24)
+    text = run("layers", uri, "--overlap")
+    assert text.code == 0
+    assert "masks of 3 pairs of completed trials" in text.out
+    rows = list(csv.DictReader(io.StringIO(run("layers", uri, "--overlap", "--format", "csv").out)))
+    assert len(rows) == 12
+
+    wrong = run("layers", uri, "--where", "layer = '1'")
+    assert wrong.code == 2
+    assert len(wrong.err.splitlines()) == 1
+    (Path(uri) / "checkpoints" / "00001" / "rung-0" / "mask.safetensors").write_bytes(b"")
+    damaged = run("layers", uri, "--overlap")
+    assert damaged.code == 2
+    assert "checkpoints/00001/rung-0 cannot be read: mask.safetensors is not the file" in damaged.err
 
 
 def at(seconds: float, **columns: Any) -> Record:

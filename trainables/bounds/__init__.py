@@ -1,11 +1,12 @@
 """Bounds of networks over boxes: intervals, and backward linear bounds from the margins."""
 
 from .graph import Add, Graph, Node, UnsupportedLayer, trace
-from .interval import Box, input_box, interval_bounds, unstable_relu_fraction
-from .linear import as_intervals, backward_margins, crown_bounds, crown_ibp_margins, crown_margins
+from .interval import Box, ReLUStates, input_box, interval_bounds, relu_states, unstable_relu_fraction
+from .linear import as_intervals, backward_margins, crown_bounds, crown_ibp_bounds, crown_ibp_margins, crown_margins
 from .margins import logit_bounds, margin_lower_bounds
 from .relaxation import Interval
 from .relu import interval_relu
+from .tightness import Widths, widths_before_relus
 from .training import natural_and_interval
 
 __all__ = [
@@ -14,10 +15,13 @@ __all__ = [
     "Graph",
     "Interval",
     "Node",
+    "ReLUStates",
     "UnsupportedLayer",
+    "Widths",
     "as_intervals",
     "backward_margins",
     "crown_bounds",
+    "crown_ibp_bounds",
     "crown_ibp_margins",
     "crown_margins",
     "input_box",
@@ -26,6 +30,8 @@ __all__ = [
     "logit_bounds",
     "margin_lower_bounds",
     "natural_and_interval",
+    "relu_states",
     "trace",
     "unstable_relu_fraction",
+    "widths_before_relus",
 ]

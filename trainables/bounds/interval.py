@@ -1,6 +1,6 @@
 """Interval bounds in centre/radius form (IBP, Gowal et al. 2018, arXiv 1810.12715)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -69,18 +69,45 @@ def interval_step(node: Node, inputs: Sequence[Box]) -> Box:
     return Box(*_STEPS[type(node.layer)](node.layer, *inputs))
 
 
+class ReLUStates(NamedTuple):
+    """What interval bounds say of the neurons of one ReLU over some boxes; each position of a map is a neuron.
+
+    Attributes:
+        unstable: pairs of a box and a neuron with `lower < 0 < upper`.
+        pairs: all pairs of a box and a neuron.
+        dead: neurons that no point of any box switches on, `upper <= 0` throughout.
+        neurons: of the layer.
+    """
+
+    unstable: int
+    pairs: int
+    dead: int
+    neurons: int
+
+
 @torch.no_grad()
-def unstable_relu_fraction(graph: Graph, box: Box, *, batch_size: int = 256) -> float:
-    """Share of ReLU neurons with interval bounds `lower < 0 < upper`, mean over the samples; 0 without any ReLU."""
-    unstable = total = 0
+def relu_states(graph: Graph, box: Box, *, batch_size: int = 256) -> dict[int, ReLUStates]:
+    """The states of each ReLU of the graph, by its node, over the boxes `(batch, *shape)`."""
+    relus = {index: node.inputs[0] for index, node in enumerate(graph.nodes) if isinstance(node.layer, nn.ReLU)}
+    unstable = dict.fromkeys(relus, 0)
+    dead = {index: torch.ones(graph.nodes[index].shape, dtype=torch.bool, device=box.centre.device) for index in relus}
     for start in range(0, len(box.centre), batch_size):
         bounds = interval_bounds(graph, *box.pick(slice(start, start + batch_size)))
-        for node in graph.nodes:
-            if isinstance(node.layer, nn.ReLU):
-                before = bounds[node.inputs[0]]
-                unstable += int(((before.lower < 0) & (before.upper > 0)).sum())
-                total += before.centre.numel()
-    return unstable / total if total else 0.0
+        for index, source in relus.items():
+            before = bounds[source]
+            unstable[index] += int(((before.lower < 0) & (before.upper > 0)).sum())
+            dead[index] &= (before.upper <= 0).all(0)
+    return {
+        index: ReLUStates(unstable[index], len(box.centre) * dead[index].numel(), int(off.sum()), off.numel())
+        for index, off in dead.items()
+    }
+
+
+def unstable_relu_fraction(states: Iterable[ReLUStates]) -> float:
+    """Share of unstable ones among all pairs of a box and a ReLU neuron; 0 without any."""
+    states = list(states)
+    pairs = sum(state.pairs for state in states)
+    return sum(state.unstable for state in states) / pairs if pairs else 0.0
 
 
 def batchnorm_affine(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

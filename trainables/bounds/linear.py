@@ -6,7 +6,7 @@ one sample (`owner`), so that samples may ask for different rows: only the neuro
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -81,13 +81,29 @@ def crown_bounds(graph: Graph, box: Box, *, tighten: bool) -> list[Interval]:
     return [*bounds, Interval(last.lower, last.upper)]
 
 
+@torch.no_grad()
+def crown_ibp_bounds(graph: Graph, box: Box, chosen: Mapping[int, Tensor]) -> list[Interval]:
+    """Interval bounds of every node, those of the chosen neurons tightened by one backward pass over intervals.
+
+    Args:
+        chosen: by node, bool `(batch, *node.shape)`.
+
+    Returns:
+        one `Interval` per node, each `(batch, *node.shape)`, nowhere looser than `interval_bounds`.
+    """
+    bounds = as_intervals(interval_bounds(graph, *box))
+    relaxations, exact = _relaxations(graph, bounds), _exact_nodes(graph)
+    tightened = {
+        index: _recomputed(graph, box, relaxations, index, bounds[index], neurons, tighten=True)
+        for index, neurons in chosen.items()
+        if index not in exact
+    }
+    return [tightened.get(index, interval) for index, interval in enumerate(bounds)]
+
+
 def backward_margins(graph: Graph, box: Box, bounds: Sequence[Interval], labels: Tensor) -> Tensor:
     """Lower bounds `(batch, classes)` of all margins, given bounds of the input of each nonlinear layer."""
-    relaxations = {
-        index: relax(node.layer, bounds[node.inputs[0]])
-        for index, node in enumerate(graph.nodes)
-        if is_nonlinear(node.layer)
-    }
+    relaxations = _relaxations(graph, bounds)
     weight, bias = graph.last_linear.weight, graph.last_linear.bias
     classes = weight.shape[0]
     parts = []
@@ -98,6 +114,14 @@ def backward_margins(graph: Graph, box: Box, bounds: Sequence[Interval], labels:
         owner = samples.repeat_interleave(classes)
         parts.append(_lower_bounds(graph, box, relaxations, graph.features, rows, start, owner).view(-1, classes))
     return torch.cat(parts) if parts else weight.new_zeros(0, classes)
+
+
+def _relaxations(graph: Graph, bounds: Sequence[Interval]) -> dict[int, Relaxation]:
+    return {
+        index: relax(node.layer, bounds[node.inputs[0]])
+        for index, node in enumerate(graph.nodes)
+        if is_nonlinear(node.layer)
+    }
 
 
 def _lower_bounds(

@@ -1,6 +1,5 @@
 """Verification: what is proved, what is falsified, and what stays unknown."""
 
-from ..bounds import unstable_relu_fraction
 from .base import TOLERANCE, MarginBounds, Unsupported, Verifier, proved
 from .cascade import verified_over_grid, verify
 from .options import VERIFIERS, CascadeOptions
@@ -21,7 +20,6 @@ __all__ = [
     "Verifier",
     "proved",
     "random_starts",
-    "unstable_relu_fraction",
     "verified_over_grid",
     "verify",
 ]

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsevlr.trainables.bounds import (
+    ReLUStates,
     UnsupportedLayer,
     input_box,
     interval_bounds,
@@ -10,6 +11,7 @@ from sparsevlr.trainables.bounds import (
     logit_bounds,
     margin_lower_bounds,
     margins,
+    relu_states,
     trace,
     unstable_relu_fraction,
 )
@@ -44,24 +46,30 @@ def test_two_layers_by_hand() -> None:
     assert bounds[3].lower.equal(logits.lower)
     lower = margin_lower_bounds(graph.last_linear, *bounds[2], torch.tensor([0, 1]))
     assert lower.tolist() == [[0, 0], [-5, 0]]
-    assert unstable_relu_fraction(graph, input_box(zero, 1.0, -1, 1)) == 1.0
+    assert unstable_relu_fraction(relu_states(graph, input_box(zero, 1.0, -1, 1)).values()) == 1.0
 
 
-def test_unstable_fraction_counts_neurons_over_all_batches() -> None:
+def test_states_count_neurons_over_all_batches() -> None:
     graph = trace(_two_layers(), (2,))
     x = torch.tensor([[0.0, 0.0], [0.9, -0.9], [0.9, 0.9]], dtype=torch.float64)
     # With epsilon 0.1 no neuron changes its sign but the second one of x = (0.9, -0.9)... by hand:
     # (0, 0): [0.7, 1.3], [-1.2, -0.8]; (0.9, -0.9): [1.6, 2.2], [0.6, 1.0]; (0.9, 0.9): [3.4, 4], [-1.2, -0.8].
-    assert unstable_relu_fraction(graph, input_box(x, 0.1, -1, 1)) == 0
+    assert relu_states(graph, input_box(x, 0.1, -1, 1)) == {2: ReLUStates(unstable=0, pairs=6, dead=0, neurons=2)}
+    # Only (0.9, -0.9) switches the second neuron on.
+    assert relu_states(graph, input_box(x[[0, 2]], 0.1, -1, 1), batch_size=1)[2].dead == 1
     # With epsilon 0.45, clipped: (0, 0): [-0.35, ..] unstable, [.., -0.1]; (0.9, -0.9): [0.9, ..], [-0.1, ..] unstable;
     # (0.9, 0.9): [.., ..] > 0, [-1.55, -0.45].
     for batch_size in (1, 2, 256):
-        assert unstable_relu_fraction(graph, input_box(x, 0.45, -1, 1), batch_size=batch_size) == pytest.approx(2 / 6)
+        states = relu_states(graph, input_box(x, 0.45, -1, 1), batch_size=batch_size)
+        assert states == {2: ReLUStates(unstable=2, pairs=6, dead=0, neurons=2)}
+        assert unstable_relu_fraction(states.values()) == 2 / 6
 
 
 def test_a_network_without_relu_has_no_unstable_neurons() -> None:
     box = input_box(torch.rand(2, 3), 0.1, 0, 1)
-    assert unstable_relu_fraction(trace(nn.Sequential(nn.Linear(3, 2)), (3,)), box) == 0
+    states = relu_states(trace(nn.Sequential(nn.Linear(3, 2)), (3,)), box)
+    assert states == {}
+    assert unstable_relu_fraction(states.values()) == 0
 
 
 def test_box_is_clipped_to_the_input_range() -> None:

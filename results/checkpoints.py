@@ -1,0 +1,49 @@
+"""Files of checkpoints, read as they were written or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+from .errors import StorageError
+from .location import STORAGE_ERRORS, Location, reason_of
+from .paths import STATE, check_saved
+
+
+def read_state(location: Location, path: str) -> dict[str, Any]:
+    """What the checkpoint in the folder `path` of a study says of itself: progress, and `sha256` of its files by name.
+
+    Raises:
+        StorageError: it is missing, or no such description.
+        UnsafePath: the path leads outside the study.
+    """
+    try:
+        state = json.loads(_read(location, path, STATE))
+    except ValueError as error:
+        raise StorageError(f"checkpoint {path} cannot be read: {STATE} is corrupt") from error
+    if not isinstance(state, dict) or not isinstance(state.get("sha256"), dict):
+        raise StorageError(f"checkpoint {path} cannot be read: {STATE} names no digests")
+    return state
+
+
+def read_file(location: Location, path: str, name: str, state: Mapping[str, Any]) -> bytes:
+    """One file of the checkpoint in the folder `path`, whose state is `state`.
+
+    Raises:
+        StorageError: it is missing, or changed since it was written.
+        UnsafePath: the path leads outside the study.
+    """
+    data = _read(location, path, name)
+    if sha256(data).hexdigest() != state["sha256"].get(name):
+        raise StorageError(f"checkpoint {path} cannot be read: {name} is not the file that was written there")
+    return data
+
+
+def _read(location: Location, path: str, name: str) -> bytes:
+    check_saved(path)
+    try:
+        return location.read(f"{path}/{name}")
+    except STORAGE_ERRORS as error:
+        raise StorageError(f"checkpoint {path} cannot be read: {name}: {reason_of(error)}") from error
