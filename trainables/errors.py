@@ -9,5 +9,9 @@ class Diverged(TrialError):
     """The training loss is not finite any more."""
 
 
+class Disconnected(TrialError):
+    """No path of kept weights leads from the inputs of the network to its outputs."""
+
+
 class CheckpointError(TrialError):
     """A checkpoint is missing, incomplete or does not fit the network it is loaded into."""

@@ -36,7 +36,6 @@ from .pruning import (
     Pattern,
     Schedule,
     Score,
-    Unstructured,
     first_due,
 )
 from .starts import STARTS, Start
@@ -96,12 +95,6 @@ class Methods:
         )
         if isinstance(methods.score, LearnedScore):
             _check_learned(config, methods.score, methods.schedule)
-        if methods.schedule.explores and not isinstance(methods.pattern, Unstructured):
-            schedule, pattern = config.method("schedule")[0], config.method("pattern")[0]
-            raise SpecError(
-                f"space.pattern: schedule {schedule!r} exchanges single weights, and would break the groups of "
-                f"{pattern!r}; set pattern to unstructured, or search the two in separate studies"
-            )
         # With nothing to prune there is nothing to rewind to or to restart for: all schedules are this one.
         return methods if config.target_sparsity else replace(methods, schedule=AtInit())
 

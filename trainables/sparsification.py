@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,9 @@ from .errors import CheckpointError
 from .mask import Mask, prunable_weights
 from .methods import Methods
 from .optimizers import clear_moments_
-from .pruning import Candidates, LearnedScore, Score, first_due, prune, settled_from
+from .pruning import Candidates, LearnedScore, Score, first_due, kept_weights, prune, settled_from
 from .pruning.learning import ScoresInTraining
+from .pruning.liveness import over_readers
 
 SNAPSHOT = "snapshot"
 
@@ -70,7 +72,11 @@ class Sparsification:
             self._snapshot = {name: value.clone() for name, value in self._network.state_dict().items()}
         self._reach(step)
         if due.exchange is not None:
-            self._set(due.exchange.exchange(self._candidates(step), self.mask, ramp))
+            candidates, pattern = self._candidates(step), self._methods.pattern
+            if pattern.whole_units:
+                self._wake(candidates)
+            kept = kept_weights(self.mask.total, due.of(self._target))
+            self._set(due.exchange.exchange(candidates, self.mask, pattern, kept, ramp))
         if due.rewind:
             self._network.load_state_dict(self._snapshot)
             self.mask.apply_(self._network)
@@ -151,6 +157,19 @@ class Sparsification:
             pattern=self._methods.pattern,
             sparsity=self._methods.schedule.due(step, self._steps).of(self._target),
         )
+
+    @torch.no_grad()
+    def _wake(self, candidates: Candidates) -> None:
+        """Draw the weights of filters that nothing reads as at initialisation; what reads them stays zero.
+
+        The network so computes what it did. The mask is applied again next.
+        """
+        drawn = deepcopy(self._network)
+        self._methods.initialisation.initialise_(drawn, Mask.dense(drawn), candidates.generator)
+        readers = over_readers(candidates.graph, {name: kept.cpu() for name, kept in self.mask.items()})
+        for name, values in prunable_weights(drawn).items():
+            asleep = (readers[name] == 0).to(values.device) & ~self.mask[name].flatten(1).any(1)
+            self._weights[name][asleep] = values[asleep]
 
     def _set(self, mask: Mask) -> None:
         if mask is self.mask:

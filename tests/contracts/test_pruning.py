@@ -20,6 +20,7 @@ from sparsevlr.trainables.pruning import (
     SCHEDULES,
     SCORES,
     Candidates,
+    connects,
     first_due,
     group_mask,
     group_means,
@@ -110,7 +111,7 @@ def test_a_sparser_mask_stays_as_it_is(score: str, distribution: str, pattern: s
 
 @pytest.mark.parametrize(("score", "distribution", "pattern"), TRIPLES)
 def test_masks_are_reproducible(score: str, distribution: str, pattern: str) -> None:
-    first, second = (pruned(score, distribution, pattern, 0.7, seed=3) for _ in range(2))
+    first, second = (pruned(score, distribution, pattern, reachable(pattern, 0.7), seed=3) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -131,7 +132,7 @@ def test_every_architecture_can_be_pruned_as_far_as_the_pattern_says(
     chosen, total = PATTERNS[pattern](), Mask.dense(net).total
     least, most = chosen.limits(graph)
     mask = Mask.dense(net)
-    for sparsity in (max(least, 0.5), min(most, 0.995), min(most, 1 - 1 / total)):
+    for sparsity in (min(most, max(least, 0.5)), min(most, 0.995), most):
         mask = prune(
             candidates(net, (1, 8, 8)),
             mask,
@@ -397,3 +398,84 @@ def test_exchanges_lie_between_the_parts_of_the_exploration_and_shrink() -> None
     exchanges = {step: due.exchange.share for step, due in enumerate(dues) if due.exchange is not None}
     # Half a cosine: 0.2 (1 + cos(pi / 4)), 0.2, 0.2 (1 - cos(pi / 4)).
     assert exchanges == pytest.approx({10: 0.2 + 0.1 * 2**0.5, 20: 0.2, 30: 0.2 - 0.1 * 2**0.5})
+
+
+def exchanges(
+    architecture: str, pattern: str, within: str, grow: str, count: int = 3
+) -> tuple[Graph, list[Mask], int, int]:
+    """Masks from a first one through exchanges, weights drawn anew before each; the weights asked for, of how many."""
+    net = narrow(architecture)
+    seen = candidates(net, (1, 8, 8))
+    chosen, first = PATTERNS[pattern](), Mask.dense(net)
+    sparsity = min(0.8, chosen.limits(seen.graph)[1])
+    masks = [
+        prune(
+            seen,
+            first,
+            score=SCORES["random"](),
+            distribution=DISTRIBUTIONS["erk"](),
+            pattern=chosen,
+            sparsity=sparsity,
+        )
+    ]
+    kept = kept_weights(first.total, sparsity)
+    rule = SCHEDULES["drop-and-grow"](end=1.0, updates=8, drop_fraction=0.5, within=within, grow=grow)
+    for update in range(1, count + 1):
+        masks[-1].apply_(net)
+        exchange = rule.due(update, 8).exchange
+        masks.append(exchange.exchange(candidates(net, (1, 8, 8), seed=update), masks[-1], chosen, kept, 0.5))
+    return seen.graph, masks, kept, first.total
+
+
+def is_of(pattern: str, graph: Graph, mask: Mask) -> bool:
+    """Whether a mask is one that the pattern allows."""
+    if pattern == "n-m":
+        return all(
+            bool((part.sum(1) <= 2).all())
+            for values in mask.values()
+            for part in (values.flatten(2) if values.dim() > 2 else values.unsqueeze(2)).split(4, dim=1)
+        )
+    if pattern == "filter":
+        # Selecting what it keeps already takes nothing more along: whole filters, and no weight that reads none.
+        scores = {name: values.double().masked_fill(~values, -torch.inf) for name, values in mask.items()}
+        again = PATTERNS["filter"]().select(scores, mask.kept, DISTRIBUTIONS["global"](), graph)
+        rows = {name: values.flatten(2).any(2) if values.dim() > 2 else values for name, values in mask.items()}
+        whole = all(torch.equal(r, r.any(1, keepdim=True) & r.any(0, keepdim=True)) for r in rows.values())
+        return whole and all(torch.equal(again[name], mask[name]) for name in mask)
+    for values in mask.values():
+        index = PATTERNS[pattern]().groups(values)
+        means = group_means(values.double(), index)
+        if not bool(((means == 0) | (means == 1)).all()):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize(("within", "grow"), [("layer", "gradient"), ("network", "random"), ("network", "gradient")])
+def test_an_exchange_keeps_the_sparsity_and_the_pattern(
+    architecture: str, pattern: str, within: str, grow: str
+) -> None:
+    graph, masks, kept, total = exchanges(architecture, pattern, within, grow)
+    for mask in masks:
+        assert is_of(pattern, graph, mask)
+        assert connects(graph, mask)
+        assert all(bool(values.any()) for values in mask.values()) or pattern == "filter"
+        if pattern in BY_WEIGHT:
+            assert mask.kept == kept
+        else:
+            # Whole groups, as little below as they allow.
+            assert 0.6 * kept < mask.kept <= kept
+    if within == "layer" and pattern in BY_WEIGHT:
+        assert all(mask[name].sum() == masks[0][name].sum() for mask in masks for name in mask)
+    changes = [sum(int((old[n] & ~new[n]).sum()) for n in old) for old, new in itertools.pairwise(masks)]
+    assert sum(changes) > 0
+    assert max(changes) <= 0.75 * kept
+    assert total > kept
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("grow", ["gradient", "random"])
+def test_exchanges_are_reproducible(pattern: str, grow: str) -> None:
+    (_, first, *_), (_, second, *_) = (exchanges("resnet-small", pattern, "layer", grow) for _ in range(2))
+    assert all(torch.equal(first[-1][name], second[-1][name]) for name in first[-1])

@@ -69,3 +69,14 @@ def test_impossible_bends_are_refused() -> None:
         DISTRIBUTIONS["layered"](middle=2.5)
     with pytest.raises(ValueError, match=r"distribution\.base must be one of uniform, erk, but is 'global'"):
         DISTRIBUTIONS["layered"](base="global")
+
+
+@given(st.lists(st.lists(st.sampled_from([-torch.inf, 0.0, 0.5, 1.0, torch.inf]), min_size=1), min_size=1), st.data())
+def test_global_keeps_the_winners_of_one_sorted_list(layers: list[list[float]], data: st.DataObject) -> None:
+    ranked = sorted(
+        ((-score, layer) for layer, values in enumerate(layers) for score in values if score != -torch.inf),
+    )
+    kept = data.draw(st.integers(0, len(ranked)))
+    expected = {str(layer): sum(owner == layer for _, owner in ranked[:kept]) for layer in range(len(layers))}
+    given_scores = {str(layer): torch.tensor(values) for layer, values in enumerate(layers)}
+    assert DISTRIBUTIONS["global"]().allocate(given_scores, kept) == expected

@@ -16,7 +16,7 @@ from sparsevlr.trainables.certified_training import (
     CertifiedLoss,
 )
 from sparsevlr.trainables.mask import Mask, prunable_weights
-from sparsevlr.trainables.pruning import SCHEDULES, Candidates
+from sparsevlr.trainables.pruning import PATTERNS, SCHEDULES, Candidates
 from sparsevlr.trainables.pruning.gradients import gradient_alone, mean_over_batches
 from sparsevlr.trainables.pruning.hydra import Hydra
 from sparsevlr.trainables.pruning.learning import ScoresInTraining
@@ -58,7 +58,7 @@ def exchange(net: nn.Sequential, mask: Mask, loss: CertifiedLoss, ramp: float = 
     due = SCHEDULES["drop-and-grow"](end=1.0, updates=2, drop_fraction=2 / 3, **options).due(1, 2)
     # Half way along the cosine: a third of the kept weights.
     assert due.exchange.share == pytest.approx(1 / 3)
-    return due.exchange.exchange(candidates(net, loss), mask, ramp)
+    return due.exchange.exchange(candidates(net, loss), mask, PATTERNS["unstructured"](), mask.kept, ramp)
 
 
 ROWS = [[5.0, -0.1, 2.0, 0.0, 0.0, 0.0], [0.2, 3.0, -0.3, 0.0, 0.0, 0.0]]

@@ -84,7 +84,9 @@ def test_block_keeps_the_best_blocks_that_fit(size: int) -> None:
         for row in range(0, 7, size)
         for column in range(0, 5, size)
     ]
-    for kept in (0, 20, 61, 100, 200):
+    with pytest.raises(ValueError, match=f"leaves at least {6 * size**2} weights, more than the 5 asked for"):
+        select("block", scores, 5, graph, size=size)
+    for kept in (54, 61, 100, 200):
         expected = torch.zeros_like(weight, dtype=torch.bool)
         for block in sorted(blocks, key=lambda block: -float(weight[block].double().mean())):
             if int(expected.sum()) + weight[block].numel() > kept:

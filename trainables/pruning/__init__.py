@@ -10,6 +10,7 @@ from ..mask import Mask
 from .at_init import AtInit
 from .base import Candidates, Distribution, Due, Exchange, LearnedScore, Pattern, Schedule, Score
 from .block import Block
+from .connection import connects, select
 from .drop_and_grow import DropAndGrow
 from .erk import Erk
 from .filter_pattern import Filter
@@ -61,7 +62,7 @@ __all__ = [
     "Pattern",
     "Schedule",
     "Score",
-    "Unstructured",
+    "connects",
     "first_due",
     "group_mask",
     "group_means",
@@ -96,11 +97,13 @@ def prune(
     """The mask that leaves the network at `sparsity`, within what `mask` still keeps.
 
     Exactly there where the pattern takes weights one by one; where it takes groups, as little above as they allow.
+    Every layer keeps a group, and a path from the inputs to the outputs is left (`connection`).
     Ties are broken by position: of equal scores the weight with the lower flat index is kept. A weight that `mask`
     has pruned never comes back; where `mask` is already sparser than asked, it is returned as it is.
 
     Raises:
         ValueError: the pattern cannot reach the sparsity in this network (`Pattern.limits`).
+        Disconnected: the weights that `mask` keeps form no path.
     """
     kept = kept_weights(mask.total, sparsity)
     if kept >= mask.kept:
@@ -109,5 +112,5 @@ def prune(
         name: values.detach().cpu().masked_fill(~mask[name].cpu(), -torch.inf)
         for name, values in score.scores(candidates).items()
     }
-    chosen = pattern.select(scores, kept, distribution, candidates.graph)
+    chosen = select(pattern, scores, kept, distribution, candidates.graph)
     return Mask({name: chosen[name].to(mask[name].device) & mask[name] for name in scores})

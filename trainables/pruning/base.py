@@ -87,9 +87,14 @@ class Distribution(ABC):
 
 
 class Pattern(ABC):
-    """Which weights may go without which others."""
+    """Which weights may go without which others.
+
+    Attributes:
+        whole_units: whether groups are whole filters and neurons, which nothing reads any more once they have gone.
+    """
 
     description: ClassVar[str]
+    whole_units: ClassVar[bool] = False
 
     @abstractmethod
     def groups(self, weight: Tensor) -> Tensor:
@@ -122,13 +127,17 @@ class Pattern(ABC):
 
 
 class Exchange(ABC):
-    """A change of the mask that leaves the number of weights kept as it is."""
+    """A change of the mask that leaves the sparsity as it is."""
 
     @abstractmethod
-    def exchange(self, candidates: Candidates, mask: Mask, ramp: float) -> Mask:
-        """The mask after it.
+    def exchange(self, candidates: Candidates, mask: Mask, pattern: Pattern, kept: int, ramp: float) -> Mask:
+        """The mask after it, again one of the pattern.
 
         Args:
+            candidates: where the pattern takes whole units, those that nothing reads hold weights as at initialisation,
+                though `mask` does not keep them: between zeros no gradient would pass.
+            mask: one of the pattern.
+            kept: weights that shall be left, as for `Pattern.select`.
             ramp: position on the epsilon ramp, epsilon / target epsilon, in [0, 1].
         """
 
@@ -167,13 +176,11 @@ class Schedule(ABC):
         once: whether it trains dense, prunes to the target at one step and leaves the mask alone: what a learned
             score needs.
         restarts: whether the ramp and the learning rate run otherwise than through the whole training once.
-        explores: whether it exchanges single weights, as no structured pattern allows.
     """
 
     description: ClassVar[str]
     once: ClassVar[bool] = False
     restarts: ClassVar[bool] = False
-    explores: ClassVar[bool] = False
 
     @abstractmethod
     def due(self, step: int, steps: int) -> Due:

@@ -20,8 +20,8 @@ from .groups import choose_groups, group_mask, group_sizes
 class Block(Pattern):
     """Weights go in blocks of `size` outputs by `size` inputs; one of a convolution spans the whole kernel.
 
-    Blocks at the edges are what is left there. A block is worth the mean of its weights. The sparsity is the lowest
-    that whole blocks reach without falling below the target.
+    Blocks at the edges are what is left there. A block is worth the mean of its weights. At least one stays in each
+    layer. The sparsity is the lowest that whole blocks reach without falling below the target.
 
     Attributes:
         size: side of a block, at least 1; 1 removes whole kernels of a convolution.
@@ -41,9 +41,9 @@ class Block(Pattern):
         return block.view(outputs, inputs, *[1] * (weight.dim() - 2)).expand(weight.shape)
 
     def limits(self, graph: Graph) -> tuple[float, float]:
-        """Up to the sparsity at which the largest block may be all that is left."""
+        """Up to the sparsity at which the largest block of each layer may be all that is left."""
         weights = prunable_weights(graph.network).values()
-        largest = max(int(group_sizes(weight.detach().cpu(), self.groups(weight)).max()) for weight in weights)
+        largest = sum(int(group_sizes(weight.detach().cpu(), self.groups(weight)).max()) for weight in weights)
         return 0.0, 1.0 - largest / sum(weight.numel() for weight in weights)
 
     def select(
@@ -55,5 +55,5 @@ class Block(Pattern):
         def measure(chosen: Mapping[str, Tensor]) -> int:
             return sum(int(sizes[name][blocks].sum()) for name, blocks in chosen.items())
 
-        chosen = choose_groups(scores, index, kept, distribution, measure)
+        chosen = choose_groups(scores, index, kept, distribution, measure, least=1)
         return {name: group_mask(chosen[name], index[name]) for name in scores}

@@ -45,3 +45,18 @@ def spread(wanted: Mapping[str, float], room: Mapping[str, int], kept: int) -> d
             counts[name] += 1
         missing -= len(roomy[:missing])
     return counts
+
+
+def at_least(counts: Mapping[str, int], room: Mapping[str, int], least: int) -> dict[str, int]:
+    """`counts`, but with `least` in every layer as far as it has room; the largest, of equal ones the earliest, give.
+
+    Raises:
+        ValueError: there are fewer in all.
+    """
+    kept, fewest = sum(counts.values()), sum(min(least, of_layer) for of_layer in room.values())
+    if kept < fewest:
+        raise ValueError(f"the pattern leaves at least {fewest} weights, more than the {kept} asked for")
+    filled = {name: max(count, min(least, room[name])) for name, count in counts.items()}
+    for _ in range(sum(filled.values()) - kept):
+        filled[max(filled, key=lambda name: filled[name])] -= 1
+    return filled

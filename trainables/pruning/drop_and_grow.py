@@ -4,15 +4,22 @@ with a certified loss SparseVLR (Kaur and Salekin, arXiv 2211.09945)."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..bounds import Graph
 from ..mask import Mask
-from .base import Candidates, Due, Exchange, Schedule
+from .base import Candidates, Distribution, Due, Exchange, Pattern, Schedule
+from .budget import room, spread
+from .connection import select
+from .global_distribution import Global
 from .gradients import gradient_alone, mean_over_batches
+from .groups import group_mask, group_means
+from .liveness import layers, over_readers
 
 
 @dataclass(frozen=True)
@@ -22,18 +29,22 @@ class DropAndGrow(Schedule):
     The kept weights with the smallest absolute values are dropped. Grown ones start at zero; what has just been dropped
     is not grown at the same update. From `end` on the mask is fixed.
 
+    A pattern's groups are dropped by the mean absolute value of their weights and grown by the mean absolute gradient
+    over them. A filter that nothing reads has none, nor have the weights that would read it, as each is zero for the
+    other; it starts with weights as at initialisation, and what reads it at zero. Its promise is the mean over both.
+
     Attributes:
         end: of the exploration, fraction of the epoch budget, in (0, 1].
         updates: parts of equal length that it is divided into, at least 1; weights are exchanged between them.
-        drop_fraction: share of the kept weights that an update exchanges, in (0, 1); falls to 0 along a half cosine.
+        drop_fraction: share of the kept groups that an update exchanges, in (0, 1); falls to 0 along a half cosine.
+            Groups are the pattern's, single weights of `unstructured` and `n-m`.
         within: `layer` exchanges within each layer; `network` lets the densities of layers move.
-        grow: `gradient` grows where the certified loss has the largest absolute gradient (RigL), `random` anywhere
+        grow: `gradient` grows where the certified loss has the largest mean absolute gradient (RigL), `random` anywhere
             (SET).
         grow_batches: batches that the gradient is averaged over, at least 1.
         grow_epsilon: `ramp` takes the gradient at the epsilon of the moment, `target` at the full one.
     """
 
-    explores: ClassVar[bool] = True
     description: ClassVar[str] = "schedule: sparse throughout, exploring by dropping and growing weights (SparseVLR)"
     end: float = 0.45
     updates: int = 20
@@ -69,30 +80,59 @@ class DropAndGrow(Schedule):
 
 @dataclass(frozen=True)
 class Swap(Exchange):
-    """One update of `DropAndGrow`: so large a share of the kept weights is exchanged. Ties keep and grow the lower
-    index; the largest weight of a layer is never dropped, so that no layer is ever cut off."""
+    """One update of `DropAndGrow`: so large a share of the kept groups is exchanged, which are single weights or what
+    the pattern takes together. Ties keep and grow the lower index; the best group of a layer is never dropped.
+
+    The pattern selects anew among all weights: first come the groups that are not dropped, then those that promise
+    most, and only where it has no room for these those that are dropped.
+    """
 
     rule: DropAndGrow
     share: float
 
-    def exchange(self, candidates: Candidates, mask: Mask, ramp: float) -> Mask:
-        worth = {name: weight.detach().abs().cpu() for name, weight in candidates.weights.items()}
-        promise = self._promise(candidates, ramp)
-        groups = [[name] for name in mask] if self.rule.within == "layer" else [list(mask)]
-        new: dict[str, Tensor] = {}
-        for names in groups:
-            kept = torch.cat([mask[name].flatten().cpu() for name in names])
-            flat = _exchanged(
-                kept,
-                torch.cat([_largest_spared(worth[name], mask[name].cpu()) for name in names]),
-                torch.cat([promise[name].flatten() for name in names]),
-                self.share,
-            )
-            parts = flat.split([mask[name].numel() for name in names])
-            new |= {name: part.view(mask[name].shape) for name, part in zip(names, parts, strict=True)}
-        return Mask(new)
+    def exchange(self, candidates: Candidates, mask: Mask, pattern: Pattern, kept: int, ramp: float) -> Mask:
+        index = {name: pattern.groups(values).cpu() for name, values in mask.items()}
+        within = {name: values.cpu() for name, values in mask.items()}
+        worth = {
+            name: group_means(weight.detach().abs().cpu().masked_fill(~within[name], -torch.inf), index[name])
+            for name, weight in candidates.weights.items()
+        }
+        held = {name: values > -torch.inf for name, values in worth.items()}
+        stays = self._stays(worth, candidates.graph, pattern)
+        promise = {
+            name: group_means(values, index[name]) for name, values in self._promise(candidates, pattern, ramp).items()
+        }
+        most = 1.0 + max(float(values.max()) for values in promise.values())
+        least = 1.0 + max(float(values.max()) for values in worth.values())
+        scores = {}
+        for name in mask:
+            dropped_last = torch.where(held[name], worth[name] - least, promise[name])
+            scores[name] = group_mask(torch.where(stays[name], worth[name] + most, dropped_last), index[name])
+        sizes = {name: int(group_mask(held[name], index[name]).count_nonzero()) for name in mask}
+        distribution = AsBefore(sizes) if self.rule.within == "layer" else Global()
+        chosen = select(pattern, scores, kept, distribution, candidates.graph)
+        return Mask({name: chosen[name].to(values.device) for name, values in mask.items()})
 
-    def _promise(self, candidates: Candidates, ramp: float) -> dict[str, Tensor]:
+    def _stays(self, worth: Mapping[str, Tensor], graph: Graph, pattern: Pattern) -> dict[str, Tensor]:
+        """The groups that are not dropped, by layer bool `(groups,)`, of those that are kept: worth above -inf."""
+        stays = {name: values > -torch.inf for name, values in worth.items()}
+        # Whole classes never go.
+        free = [
+            name for name, layer in layers(graph).items() if not (pattern.whole_units and layer is graph.last_linear)
+        ]
+        for names in [[name] for name in free] if self.rule.within == "layer" else [free]:
+            flat = torch.cat([_best_spared(worth[name]) for name in names])
+            count = int((flat > -torch.inf).count_nonzero())
+            spared = int((flat == torch.inf).count_nonzero())
+            order = torch.sort(flat, descending=True, stable=True).indices
+            left = torch.zeros(len(flat), dtype=torch.bool)
+            left[order[: count - min(round(self.share * count), count - spared)]] = True
+            parts = left.split([len(worth[name]) for name in names])
+            stays |= dict(zip(names, parts, strict=True))
+        return stays
+
+    def _promise(self, candidates: Candidates, pattern: Pattern, ramp: float) -> dict[str, Tensor]:
+        """What each weight promises, kept or not; of a whole unit the mean over its weights and those that read it."""
         if self.rule.grow == "random":
             return {
                 name: torch.rand(weight.shape, generator=candidates.generator)
@@ -102,24 +142,38 @@ class Swap(Exchange):
         gradients = mean_over_batches(
             candidates, candidates.loss.loss, batches=self.rule.grow_batches, ramp=at, of=gradient_alone
         )
-        return {name: gradient.abs().cpu() for name, gradient in gradients.items()}
+        sizes = {name: gradient.abs().cpu() for name, gradient in gradients.items()}
+        if not pattern.whole_units:
+            return sizes
+        read = over_readers(candidates.graph, sizes)
+        readers = over_readers(candidates.graph, {name: torch.ones_like(size) for name, size in sizes.items()})
+        return {
+            name: ((size.flatten(1).sum(1) + read[name]) / (size[0].numel() + readers[name]))
+            .view(-1, *[1] * (size.dim() - 1))
+            .expand(size.shape)
+            for name, size in sizes.items()
+        }
 
 
-def _largest_spared(worth: Tensor, kept: Tensor) -> Tensor:
-    flat = worth.flatten().clone()
-    if bool(kept.any()):
-        flat[flat.masked_fill(~kept.flatten(), -1.0).argmax()] = torch.inf
-    return flat
+@dataclass(frozen=True)
+class AsBefore(Distribution):
+    """Every layer keeps its share.
+
+    Attributes:
+        weights: kept by layer so far.
+    """
+
+    description: ClassVar[str] = "distribution: what each layer has had before"
+    weights: Mapping[str, int]
+
+    def allocate(self, scores: Mapping[str, Tensor], kept: int) -> dict[str, int]:
+        return spread(self.weights, room(scores), kept)
 
 
-def _exchanged(kept: Tensor, worth: Tensor, promise: Tensor, share: float) -> Tensor:
-    """`kept` less its least worthy, plus as many of the others that promise most; all flat."""
-    spared = int((kept & worth.isinf()).sum())
-    count = int(kept.sum())
-    count = min(round(share * count), count - spared, len(kept) - count)
-    by_worth = torch.sort(worth.masked_fill(~kept, torch.inf), descending=True, stable=True).indices
-    by_promise = torch.sort(promise.masked_fill(kept, -torch.inf), descending=True, stable=True).indices
-    new = kept.clone()
-    new[by_worth[len(kept) - count :]] = False
-    new[by_promise[:count]] = True
-    return new
+def _best_spared(worth: Tensor) -> Tensor:
+    """Worth, but infinite for the best of the groups that are kept."""
+    spared = worth.clone()
+    best = int(spared.argmax())
+    if spared[best] > -torch.inf:
+        spared[best] = torch.inf
+    return spared

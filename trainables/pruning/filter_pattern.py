@@ -29,6 +29,7 @@ class Filter(Pattern):
     """
 
     description: ClassVar[str] = "pattern: whole filters and neurons, with the weights that read them"
+    whole_units: ClassVar[bool] = True
 
     def groups(self, weight: Tensor) -> Tensor:
         return torch.arange(len(weight)).view(-1, *[1] * (weight.dim() - 1)).expand(weight.shape)

@@ -40,10 +40,7 @@ class Wiring:
         check_wiring(graph)
         self._graph = graph
         self._name = {layer: name for name, layer in layers(graph).items()}
-        self._counts = {
-            name: values.flatten(2).sum(2).float() if values.dim() > 2 else values.float()
-            for name, values in kept.items()
-        }
+        self._counts = {name: _over_kernel(values).float() for name, values in kept.items()}
 
     def live(self, chosen: Mapping[str, Tensor]) -> tuple[int, dict[str, Live]]:
         """How many weights are left, and where, if only these filters stay (all of them in a layer that is not named).
@@ -68,6 +65,41 @@ class Wiring:
             else:
                 alive.append(_STEPS[type(node.layer)](node.layer, *(alive[index] for index in node.inputs)))
         return total, found
+
+
+def over_readers(graph: Graph, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Per layer `(out,)`, float64: for each of its outputs the sum of `values` over the weights that read it.
+
+    What reads a channel of a sum reads it from all branches.
+
+    Args:
+        values: one per weight by layer, of the weights' shapes, on the CPU.
+
+    Raises:
+        ValueError: see `check_wiring`.
+    """
+    check_wiring(graph)
+    name_of = {layer: name for name, layer in layers(graph).items()}
+    read = [torch.zeros(node.shape[0], dtype=torch.float64) for node in graph.nodes]
+    sums: dict[str, Tensor] = {}
+    for node, own in zip(reversed(graph.nodes[1:]), reversed(read), strict=False):
+        passed = own
+        if isinstance(node.layer, nn.Linear | nn.Conv2d):
+            sums[name_of[node.layer]] = own
+            passed = _over_kernel(values[name_of[node.layer]].double()).sum(0)
+        elif isinstance(node.layer, nn.Flatten | Reshape):
+            before = graph.nodes[node.inputs[0]].shape
+            each = own.view(-1, *[1] * (len(node.shape) - 1)).expand(node.shape).reshape(before[0], -1)
+            # A weight of a linear layer reads one position, one of a convolution all of them.
+            passed = each.sum(1) if len(node.shape) == 1 else each.amax(1)
+        for source in node.inputs:
+            read[source] += passed
+    return {name: sums[name] for name in values}
+
+
+def _over_kernel(values: Tensor) -> Tensor:
+    """`(out, in)`: summed over the positions of a kernel."""
+    return values.flatten(2).sum(2) if values.dim() > 2 else values
 
 
 def check_wiring(graph: Graph) -> None:

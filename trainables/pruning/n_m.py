@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..bounds import Graph
 from .base import Distribution, Pattern
-from .unstructured import highest
+from .unstructured import highest, one_per_layer
 
 
 @final
@@ -41,7 +41,7 @@ class NM(Pattern):
         return torch.arange(weight.numel()).view(weight.shape)
 
     def limits(self, graph: Graph) -> tuple[float, float]:
-        return 1.0 - self.n / self.m, 1.0
+        return 1.0 - self.n / self.m, one_per_layer(graph)
 
     def select(
         self, scores: Mapping[str, Tensor], kept: int, distribution: Distribution, graph: Graph
@@ -51,7 +51,7 @@ class NM(Pattern):
         if kept <= allowed:
             return highest(_only(scores, inside), kept, distribution)
         outside = {name: ~best for name, best in inside.items()}
-        extra = highest(_only(scores, outside), kept - allowed, distribution)
+        extra = highest(_only(scores, outside), kept - allowed, distribution, least=0)
         return {name: best | extra[name] for name, best in inside.items()}
 
     def _inside(self, scores: Tensor) -> Tensor:
