@@ -14,7 +14,7 @@ from torch import nn
 
 from ..spaces import StudySpec
 from ..spaces.datasets import Dataset
-from .bounds import Box, input_box, trace
+from .bounds import input_box, trace
 from .certified_training import Batch, SmoothedRamp
 from .checkpoint import Checkpoint
 from .dense_stage import DenseStage
@@ -200,7 +200,8 @@ class Training:
             self._sparsification.before_step(step, self._ramp_at(step))
             # The remainder below a whole batch is left out; the next epoch's order leaves out others.
             chosen = order[index * self._steps.batch_size : (index + 1) * self._steps.batch_size]
-            self._step(self._batch(chosen, self._ramp_at(step)), step)
+            seed = derived_seed(self._seed_in(self.epoch), "attack", step)
+            self._step(self._batch(chosen, self._ramp_at(step), seed), step)
 
     def _position(self, step: int) -> float:
         """Where the ramp and the learning rate are, in [0, 1]: the schedule may send them back."""
@@ -209,17 +210,18 @@ class Training:
     def _ramp_at(self, step: int) -> float:
         return self._ramp.value(self._position(step) * self._steps.total)
 
-    def _batch(self, chosen: NDArray[np.int64], ramp: float) -> Batch:
+    def _batch(self, chosen: NDArray[np.int64], ramp: float, seed: int) -> Batch:
         x = torch.from_numpy(self._data.train.x[chosen]).to(self._device)
         y = torch.from_numpy(self._data.train.y[chosen]).to(self._device)
-        centre, radius = input_box(x, ramp * self._spec.epsilon, self._data.low, self._data.high)
-        return Batch(x, y, centre, radius, ramp)
+        low, high = self._data.low, self._data.high
+        box = input_box(x, ramp * self._spec.epsilon * self._methods.loss.epsilon_factor, low, high)
+        return Batch(x, y, *box, ramp, low=low, high=high, seed=seed)
 
     def _step(self, batch: Batch, step: int) -> None:
         regulariser = self._methods.regulariser
-        boxes: dict[int, Box] | None = {} if regulariser.reads_boxes else None
-        loss = self._methods.loss.loss(self.graph, replace(batch, before_relu=boxes))
-        loss = loss + regulariser.penalty(self.graph, boxes or {})
+        batch = replace(batch, boxes={} if regulariser.reads_boxes else None)
+        loss = self._methods.loss.loss(self.graph, batch)
+        loss = loss + regulariser.penalty(self.graph, batch)
         if not torch.isfinite(loss):
             raise Diverged(
                 f"the loss became {loss.item()} in epoch {self.epoch + 1} at epsilon "
@@ -253,6 +255,7 @@ class Training:
             samples = len(self._data.train.y)
             for number in range(count):
                 drawn = torch.randperm(samples, generator=generator(self._seed, "score", step, number)).numpy()
-                yield self._batch(drawn[: self._steps.batch_size], ramp)
+                seed = derived_seed(self._seed, "score attack", step, number)
+                yield self._batch(drawn[: self._steps.batch_size], ramp, seed)
 
         return Candidates(self.graph, generator(self._seed, "prune", step), self._methods.loss, batches)

@@ -2,11 +2,18 @@
 
 from .graph import Add, Graph, Node, UnsupportedLayer, trace
 from .interval import Box, input_box, interval_bounds, unstable_relu_fraction
-from .linear import as_intervals, backward_margins, crown_bounds, crown_ibp_margins, crown_margins
-from .margins import logit_bounds, margin_lower_bounds
+from .linear import (
+    as_intervals,
+    backward_combination,
+    backward_margins,
+    crown_bounds,
+    crown_ibp_margins,
+    crown_margins,
+)
+from .margins import logit_bounds, margin_bounds, margin_lower_bounds
 from .relaxation import Interval
 from .relu import interval_relu
-from .training import natural_and_interval
+from .training import forward, interval_boxes, natural_and_interval, natural_pass, settle
 
 __all__ = [
     "Add",
@@ -16,16 +23,22 @@ __all__ = [
     "Node",
     "UnsupportedLayer",
     "as_intervals",
+    "backward_combination",
     "backward_margins",
     "crown_bounds",
     "crown_ibp_margins",
     "crown_margins",
+    "forward",
     "input_box",
     "interval_bounds",
+    "interval_boxes",
     "interval_relu",
     "logit_bounds",
+    "margin_bounds",
     "margin_lower_bounds",
     "natural_and_interval",
+    "natural_pass",
+    "settle",
     "trace",
     "unstable_relu_fraction",
 ]

@@ -82,12 +82,11 @@ def crown_bounds(graph: Graph, box: Box, *, tighten: bool) -> list[Interval]:
 
 
 def backward_margins(graph: Graph, box: Box, bounds: Sequence[Interval], labels: Tensor) -> Tensor:
-    """Lower bounds `(batch, classes)` of all margins, given bounds of the input of each nonlinear layer."""
-    relaxations = {
-        index: relax(node.layer, bounds[node.inputs[0]])
-        for index, node in enumerate(graph.nodes)
-        if is_nonlinear(node.layer)
-    }
+    """Lower bounds `(batch, classes)` of all margins, given bounds of the input of each nonlinear layer.
+
+    Differentiable in the weights, also by way of `bounds`.
+    """
+    relaxations = _relaxations(graph, bounds)
     weight, bias = graph.last_linear.weight, graph.last_linear.bias
     classes = weight.shape[0]
     parts = []
@@ -98,6 +97,30 @@ def backward_margins(graph: Graph, box: Box, bounds: Sequence[Interval], labels:
         owner = samples.repeat_interleave(classes)
         parts.append(_lower_bounds(graph, box, relaxations, graph.features, rows, start, owner).view(-1, classes))
     return torch.cat(parts) if parts else weight.new_zeros(0, classes)
+
+
+def backward_combination(graph: Graph, box: Box, bounds: Sequence[Interval], logit_weights: Tensor) -> Tensor:
+    """Lower bounds `(batch,)` of one linear combination of the logits per sample.
+
+    Differentiable in the network's weights, also by way of `bounds`, and in `logit_weights`.
+
+    Args:
+        bounds: of the input of each nonlinear layer.
+        logit_weights: `(batch, classes)`.
+    """
+    last = graph.last_linear
+    start = torch.zeros_like(logit_weights[:, 0]) if last.bias is None else logit_weights @ last.bias
+    owner = torch.arange(len(logit_weights), device=logit_weights.device)
+    rows = logit_weights @ last.weight
+    return _lower_bounds(graph, box, _relaxations(graph, bounds), graph.features, rows, start, owner)
+
+
+def _relaxations(graph: Graph, bounds: Sequence[Interval]) -> dict[int, Relaxation]:
+    return {
+        index: relax(node.layer, bounds[node.inputs[0]])
+        for index, node in enumerate(graph.nodes)
+        if is_nonlinear(node.layer)
+    }
 
 
 def _lower_bounds(
