@@ -23,7 +23,7 @@ from .certified_training import (
     Initialisation,
     Regulariser,
 )
-from .optimizers import OPTIMIZERS, Adam
+from .optimizers import OPTIMIZERS, Optimizer
 from .pruning import (
     DISTRIBUTIONS,
     PATTERNS,
@@ -68,7 +68,7 @@ class Methods:
     pattern: Pattern
     schedule: Schedule
     loss: CertifiedLoss
-    optimizer: Adam
+    optimizer: Optimizer
     regulariser: Regulariser
     initialisation: Initialisation
     start: Start

@@ -19,7 +19,7 @@ from .certified_training import Batch, SmoothedRamp
 from .checkpoint import Checkpoint
 from .dense_stage import DenseStage
 from .errors import CheckpointError, Diverged
-from .mask import Mask
+from .mask import Mask, prunable_weights
 from .methods import Methods
 from .optimizers import load_optimizer, optimizer_tensors
 from .pruning import Candidates
@@ -233,6 +233,7 @@ class Training:
         if self._sparsification.learn_():
             return
         self.mask.zero_gradients_(self.network)
+        self._methods.optimizer.add_l1_(prunable_weights(self.network).values())
         nn.utils.clip_grad_norm_(self.network.parameters(), self._methods.optimizer.clip)
         rate = self._methods.optimizer.rate(self._position(step))
         for group in self._optimizer.param_groups:

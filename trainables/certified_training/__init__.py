@@ -13,6 +13,7 @@ from .no_regulariser import NoRegulariser
 from .nrs import NRS
 from .ramp import SmoothedRamp
 from .sabr import SABR
+from .shi import Shi
 from .staps import STAPS
 from .taps import TAPS
 
@@ -28,7 +29,7 @@ LOSSES: dict[str, type[CertifiedLoss]] = {
     "cross-entropy": CrossEntropy,
     "pgd": Adversarial,
 }
-REGULARISERS: dict[str, type[Regulariser]] = {"none": NoRegulariser, "nrs": NRS}
+REGULARISERS: dict[str, type[Regulariser]] = {"none": NoRegulariser, "nrs": NRS, "shi": Shi}
 INITIALISATIONS: dict[str, type[Initialisation]] = {"ibp": IBPInitialisation}
 
 __all__ = [
@@ -51,5 +52,6 @@ __all__ = [
     "Initialisation",
     "MtlIBP",
     "Regulariser",
+    "Shi",
     "SmoothedRamp",
 ]
