@@ -1,5 +1,6 @@
 """Values and gradients of the losses, on networks small enough to know them otherwise."""
 
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from sparsevlr.trainables.bounds import (
 from sparsevlr.trainables.certified_training import LOSSES, SABR, STAPS, TAPS, Batch, latent
 from sparsevlr.trainables.certified_training.geometric import geometric_mean
 from sparsevlr.trainables.certified_training.interval_loss import interval_margins, margin_cross_entropy
-from sparsevlr.trainables.verification import Pgd
+from sparsevlr.trainables.verification import Pgd, Unsupported, auto_lirpa
 
 VARIANTS: list[tuple[str, dict[str, object]]] = [
     *((name, {}) for name in LOSSES),
@@ -383,3 +384,36 @@ def test_the_place_of_the_split() -> None:
 def test_impossible_options_are_refused_by_name(name: str, options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=rf"loss\.{next(iter(options))} .*but is"):
         LOSSES[name](**options)
+
+
+class Summed(nn.Module):
+    """The sum in the cross entropy of one label, its margins merged with the last layer."""
+
+    def __init__(self, net: nn.Sequential, label: int) -> None:
+        super().__init__()
+        last = net[-1]
+        self.body, self.margins = net[:-1], nn.Linear(last.in_features, last.out_features).double()
+        with torch.no_grad():
+            self.margins.weight.copy_(last.weight - last.weight[label])
+            self.margins.bias.copy_(last.bias - last.bias[label])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.exp(self.margins(self.body(x))).sum(1, keepdim=True)
+
+
+def test_loss_fusion_agrees_with_auto_lirpa() -> None:
+    net, data = small(), batch(0.2)
+    try:
+        library = auto_lirpa.load()
+    except Unsupported as reason:
+        pytest.skip(str(reason))
+    loss = LOSSES["crown-ibp"](kappa_start=0.0, beta_end=1.0)
+    for sample, label in enumerate(data.y.tolist()):
+        one = Batch(*(part[sample : sample + 1] for part in (data.x, data.y, data.centre, data.radius)), 1.0)
+        # In float32, which auto_LiRPA makes some tensors in whatever the network is.
+        lower, upper = one.box.lower.float(), one.box.upper.float()
+        bounded = library.BoundedModule(Summed(copy.deepcopy(net), label).float(), one.x.float())
+        region = library.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
+        inputs = (library.BoundedTensor((lower + upper) / 2, region),)
+        _, total = bounded.compute_bounds(x=inputs, method="CROWN-IBP", bound_lower=False)
+        assert loss.loss(trace(net, (4,)), one).item() == pytest.approx(total.log().item(), rel=1e-5)

@@ -45,10 +45,8 @@ class Shi(Regulariser):
         before = list(batch.before_relus(graph).values())
         if not 0 < batch.ramp < 1 or not before:
             return graph.last_linear.weight.new_zeros(())
-        total = self.tightness * self._tightness(batch.boxes[0].radius.mean(), before) + self.balance * self._balance(
-            before
-        )
-        return (1.0 - batch.ramp) * total
+        tightness = self._tightness(batch.boxes[0].radius.mean(), before)
+        return (1.0 - batch.ramp) * (self.tightness * tightness + self.balance * self._balance(before))
 
     def _tightness(self, at_input: Tensor, before: Sequence[Box]) -> Tensor:
         radii = torch.stack([box.radius.mean() for box in before])
