@@ -27,6 +27,8 @@ class Optimizer(ABC):
         schedule: `drops`, or `cosine`: half a cosine from `learning_rate` to 0 over training, without drops.
         l1: weight of the L1 norm of all prunable weights, at least 0; 1e-8 to 1e-4 are usual. Its subgradient is added
             before clipping, and is 0 at a pruned weight.
+        average: decay of the moving average of weights and statistics over steps, which is then what is scored and kept
+            in place of the weights themselves; in [0, 1), 0 for none.
     """
 
     description: ClassVar[str]
@@ -38,6 +40,7 @@ class Optimizer(ABC):
     weight_decay: float = 0.0
     schedule: str = "drops"
     l1: float = 0.0
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < math.inf:
@@ -54,6 +57,8 @@ class Optimizer(ABC):
         for name in ("weight_decay", "l1"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"optimizer.{name} must be at least 0 and finite, but is {getattr(self, name)}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"optimizer.average must lie in [0, 1), but is {self.average}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"optimizer.schedule must be one of {', '.join(SCHEDULES)}, but is {self.schedule!r}")
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ..spaces import StudySpec
 from ..spaces.datasets import Dataset
+from .averaging import Average
 from .bounds import input_box, trace
-from .certified_training import Batch, SmoothedRamp
+from .certified_training import RAMPS, Batch
 from .checkpoint import Checkpoint
 from .dense_stage import DenseStage
 from .errors import CheckpointError, Diverged
@@ -60,7 +61,7 @@ class Training:
         self._methods, self._target, self._spec, self._data = methods, target_sparsity, spec, data
         self._seed, self._stage, self._device = seed, stage, device
         self._steps = Steps.of(spec, len(data.train.y))
-        self._ramp = SmoothedRamp(spec.ramp.start * self._steps.total, spec.ramp.end * self._steps.total)
+        self._ramp = RAMPS[spec.ramp.shape](spec.ramp.start * self._steps.total, spec.ramp.end * self._steps.total)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(self._seed_in(0), "build"))
             self.network: nn.Sequential = methods.build_network(data.shape, data.classes, allow_code=allow_code)
@@ -69,6 +70,7 @@ class Training:
         self.network.to(device)
         self.graph = trace(self.network, data.shape)
         self._optimizer = methods.optimizer.build(self.network.parameters())
+        self._average = Average(self.network, methods.optimizer.average) if methods.optimizer.average else None
         self._sparsification = Sparsification(
             methods, target_sparsity, self._steps.total, self.network, self._optimizer, self._candidates
         )
@@ -97,6 +99,8 @@ class Training:
             self._train_epochs(epoch)
             # A schedule may fall due exactly at the end of an epoch.
             self._sparsification.at_rest(self.epoch * self._steps.per_epoch)
+            if self._average:
+                self._average.prune_(self.mask)
             self._check_finite()
 
     def train_stage_until(self, epoch: int) -> None:
@@ -122,14 +126,23 @@ class Training:
         """The weights kept at present."""
         return self._sparsification.mask
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it `network` is what is to be scored and deployed: the average, where weights are averaged."""
+        with self._average.in_place() if self._average else nullcontext():
+            yield
+
     def checkpoint(self, fingerprint: str, verify_seconds: float) -> Checkpoint:
         """The state between two epochs; at the last one without the optimizer."""
-        finished = self.epoch >= self._spec.epochs
+        optimizer: dict[str, Tensor] = {}
+        if self.epoch < self._spec.epochs:
+            optimizer = optimizer_tensors(self._optimizer, self._parameters)
+            optimizer |= self._average.iterate() if self._average else {}
         return Checkpoint(
             epoch=self.epoch,
-            weights=dict(self.network.state_dict()),
+            weights=self._average.state if self._average else dict(self.network.state_dict()),
             mask=self.mask,
-            optimizer={} if finished else optimizer_tensors(self._optimizer, self._parameters),
+            optimizer=optimizer,
             train_seconds=self.train_seconds,
             verify_seconds=verify_seconds,
             shared_seconds=self.shared_seconds,
@@ -167,9 +180,13 @@ class Training:
         self.shared_seconds = max(self.shared_seconds, stage.train_seconds - self.train_seconds)
 
     def _load(self, checkpoint: Checkpoint) -> None:
-        self.network.load_state_dict(checkpoint.weights)
+        optimizer = checkpoint.optimizer
+        if self._average:
+            optimizer = self._average.load_(checkpoint.weights, optimizer)
+        else:
+            self.network.load_state_dict(checkpoint.weights)
         self._sparsification.load_(checkpoint.mask, checkpoint.pruner)
-        load_optimizer(self._optimizer, self._parameters, checkpoint.optimizer)
+        load_optimizer(self._optimizer, self._parameters, optimizer)
         self.epoch = checkpoint.epoch
 
     @property
@@ -198,10 +215,14 @@ class Training:
         for index in range(self._steps.per_epoch):
             step = self.epoch * self._steps.per_epoch + index
             self._sparsification.before_step(step, self._ramp_at(step))
+            if self._average and (step == 0 or self._methods.schedule.due(step, self._steps.total).rewind):
+                self._average.restart_()
             # The remainder below a whole batch is left out; the next epoch's order leaves out others.
             chosen = order[index * self._steps.batch_size : (index + 1) * self._steps.batch_size]
             seed = derived_seed(self._seed_in(self.epoch), "attack", step)
             self._step(self._batch(chosen, self._ramp_at(step), seed), step)
+            if self._average:
+                self._average.update_(self.mask)
 
     def _position(self, step: int) -> float:
         """Where the ramp and the learning rate are, in [0, 1]: the schedule may send them back."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsevlr.trainables.certified_training import INITIALISATIONS, LOSSES, SmoothedRamp
+from sparsevlr.trainables.certified_training import INITIALISATIONS, LOSSES, RAMPS, SmoothedRamp
 from sparsevlr.trainables.mask import Mask
 from sparsevlr.trainables.optimizers import OPTIMIZERS, Adam
 
@@ -27,6 +27,11 @@ def test_the_ramp_is_smooth_monotone_and_ends_at_1() -> None:
     assert slopes[99] == pytest.approx(slopes[100], rel=0.05)
     # By hand: alpha = 1 / (0.75 * 4 / 64 + 0.25 / 64) = 256 / 13, and alpha 0.25^4 = 1 / 13.
     assert ramp.value(200) == pytest.approx(1 / 13)
+
+
+def test_the_linear_ramp_is_a_line() -> None:
+    ramp = RAMPS["linear"](100, 500)
+    assert [ramp.value(step) for step in (0, 100, 200, 400, 500, 600)] == [0, 0, 0.25, 0.75, 1, 1]
 
 
 def test_ramps_and_losses_refuse_impossible_values() -> None:
@@ -91,6 +96,7 @@ def test_the_l1_penalty_spares_pruned_weights() -> None:
         {"clip": -1.0},
         {"weight_decay": -1.0},
         {"l1": -1e-9},
+        {"average": 1.0},
         {"l1": math.inf},
         {"learning_rate": math.nan},
         {"schedule": "linear"},

@@ -11,7 +11,7 @@ from .initialisation import IBPInitialisation
 from .mtl_ibp import MtlIBP
 from .no_regulariser import NoRegulariser
 from .nrs import NRS
-from .ramp import SmoothedRamp
+from .ramp import RAMPS, LinearRamp, SmoothedRamp
 from .sabr import SABR
 from .shi import Shi
 from .staps import STAPS
@@ -37,6 +37,7 @@ __all__ = [
     "INITIALISATIONS",
     "LOSSES",
     "NRS",
+    "RAMPS",
     "REGULARISERS",
     "SABR",
     "STAPS",
@@ -50,6 +51,7 @@ __all__ = [
     "ExpIBP",
     "IBPInitialisation",
     "Initialisation",
+    "LinearRamp",
     "MtlIBP",
     "Regulariser",
     "Shi",
