@@ -64,7 +64,7 @@ def test_a_trial_with_averaged_weights_resumes_bit_for_bit(
     assert bits(cut, path) == bits(whole, through[-1].checkpoint)
 
 
-@pytest.mark.parametrize("schedule", CASES)
+@pytest.mark.parametrize("schedule", ["drop-and-grow", "one-shot between epochs"])
 def test_what_is_scored_and_kept_is_the_average_with_its_zeros(
     spec: StudySpec, digits: Dataset, tmp_path: Path, schedule: str
 ) -> None:
@@ -90,3 +90,26 @@ def test_what_is_scored_and_kept_is_the_average_with_its_zeros(
         plain, averaged = (ends[name].weights[key] for name in ("plain", "averaged"))
         assert torch.equal(ends["plain"].mask[key], ends["averaged"].mask[key])
         assert 0 < (plain - averaged).norm() < 0.5 * plain.norm()
+
+
+def test_the_average_begins_anew_with_every_round(
+    spec: StudySpec, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distances: list[float] = []
+    restart, update = Average.restart_, Average.update_
+
+    def watched(average: Average) -> None:
+        restart(average)
+        distances.append(0.0)
+
+    def far(average: Average, mask: Mask) -> None:
+        update(average, mask)
+        now = average._network.state_dict()
+        distances.append(float((average.state["1.weight"] - now["1.weight"]).abs().max()))
+
+    monkeypatch.setattr(Average, "restart_", watched)
+    monkeypatch.setattr(Average, "update_", far)
+    run_trial(config("iterative", **DECAY), spec, digits)
+    # Once when it is made, once before the first step, and at the rewinds that end two of the three rounds.
+    assert distances.count(0.0) == 4
+    assert distances[:2] == [0.0, 0.0]

@@ -33,9 +33,13 @@ def test_tightness_by_hand() -> None:
     penalty.backward()
     # Wider weights loosen the bounds: d/dw of -0.1 / mean(0.1 |w|) is 1 / (2 * 36) sign(w).
     assert net[0].weight.grad.flatten().tolist() == pytest.approx([0.75 / 72, -0.75 / 72])
-    for allowed in ([1.5, 2.5], [0.1, 0.0], [0.0, 0.0]):
-        graph = trace(network(allowed, [0.0, 0.0]), (1,))
-        assert tight.penalty(graph, batch(graph, 0.1, 0.25)).item() == 0
+    for allowed in ([1.4, 2.4], [0.1, 0.0], [0.0, 0.0]):
+        net = network(allowed, [0.0, 0.0])
+        graph = trace(net, (1,))
+        penalty = tight.penalty(graph, batch(graph, 0.1, 0.25))
+        assert penalty.item() == 0
+        penalty.backward()
+        assert bool((net[0].weight.grad == 0).all())
 
 
 def test_balance_by_hand() -> None:
