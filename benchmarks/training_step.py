@@ -79,7 +79,10 @@ def our_step(network: nn.Module, loss: CertifiedLoss, batch: Batch) -> Step:
 
 def their_step(network: nn.Module, method: str, batch: Batch) -> Step:
     library, finish = auto_lirpa.load(), finisher(network)
-    bounded = library.BoundedModule(network, batch.x[:1])
+    # It cannot convert a BatchNorm in training mode, and takes the statistics of one from a natural pass.
+    bounded = library.BoundedModule(network.eval(), batch.x)
+    bounded.train()
+    natural = any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in network.modules())
     inputs = library.BoundedTensor(
         batch.x, library.PerturbationLpNorm(norm=float("inf"), x_L=batch.box.lower, x_U=batch.box.upper)
     )
@@ -87,6 +90,8 @@ def their_step(network: nn.Module, method: str, batch: Batch) -> Step:
     margins = unit[batch.y][:, None, :] - unit
 
     def step() -> None:
+        if natural:
+            bounded(batch.x)
         lower, _ = bounded.compute_bounds(x=(inputs,), C=margins, method=method, bound_upper=False)
         finish(F.cross_entropy(-lower, batch.y))
 

@@ -110,9 +110,9 @@ def backward_combination(graph: Graph, box: Box, bounds: Sequence[Interval], log
     """
     last = graph.last_linear
     start = torch.zeros_like(logit_weights[:, 0]) if last.bias is None else logit_weights @ last.bias
-    owner = torch.arange(len(logit_weights), device=logit_weights.device)
     rows = logit_weights @ last.weight
-    return _lower_bounds(graph, box, _relaxations(graph, bounds), graph.features, rows, start, owner)
+    # One row per sample, in their order: a slice is a view, where indices would copy and their gradient would scatter.
+    return _lower_bounds(graph, box, _relaxations(graph, bounds), graph.features, rows, start, slice(None))
 
 
 def _relaxations(graph: Graph, bounds: Sequence[Interval]) -> dict[int, Relaxation]:
@@ -124,7 +124,13 @@ def _relaxations(graph: Graph, bounds: Sequence[Interval]) -> dict[int, Relaxati
 
 
 def _lower_bounds(
-    graph: Graph, box: Box, relaxations: dict[int, Relaxation], index: int, rows: Tensor, bias: Tensor, owner: Tensor
+    graph: Graph,
+    box: Box,
+    relaxations: dict[int, Relaxation],
+    index: int,
+    rows: Tensor,
+    bias: Tensor,
+    owner: Tensor | slice,
 ) -> Tensor:
     """Lower bounds, one per row, of `rows · (value of node index) + bias` over the input box of each row's owner."""
     pending = {index: rows}

@@ -22,7 +22,7 @@ class ReLURelaxation(NamedTuple):
     upper_slope: Tensor
     upper_intercept: Tensor
 
-    def backward(self, rows: Tensor, owner: Tensor, inputs: torch.Size) -> tuple[Tensor, Tensor]:
+    def backward(self, rows: Tensor, owner: Tensor | slice, inputs: torch.Size) -> tuple[Tensor, Tensor]:
         bias = (rows.clamp(max=0) * self.upper_intercept[owner]).flatten(1).sum(1)
         return torch.where(rows > 0, self.lower_slope[owner], self.upper_slope[owner]) * rows, bias
 
@@ -38,7 +38,7 @@ class MaxRelaxation(NamedTuple):
     exact: Tensor
     constant: Tensor
 
-    def backward(self, rows: Tensor, owner: Tensor, inputs: torch.Size) -> tuple[Tensor, Tensor]:
+    def backward(self, rows: Tensor, owner: Tensor | slice, inputs: torch.Size) -> tuple[Tensor, Tensor]:
         positive, negative = rows.clamp(min=0), rows.clamp(max=0)
         bias = (negative * self.constant[owner]).flatten(1).sum(1)
         kept = (positive + negative * self.exact[owner]).flatten(2)
