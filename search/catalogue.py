@@ -9,6 +9,7 @@ from ..spaces.architectures import ARCHITECTURES
 from ..spaces.datasets import DATASETS
 from ..spaces.load import PRESETS
 from ..trainables.certified_training import INITIALISATIONS, LOSSES, REGULARISERS
+from ..trainables.optimizers import OPTIMIZERS
 from ..trainables.pruning import DISTRIBUTIONS, PATTERNS, SCHEDULES, SCORES
 from ..trainables.starts import STARTS
 from ..trainables.verification import VERIFIERS
@@ -24,6 +25,7 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
         "losses": dict(LOSSES),
         "regularisers": dict(REGULARISERS),
         "initialisations": dict(INITIALISATIONS),
+        "optimizers": dict(OPTIMIZERS),
         "starts": dict(STARTS),
         "verifiers": dict(VERIFIERS),
     }

@@ -72,6 +72,7 @@ class Kind(StrEnum):
     losses = "losses"
     regularisers = "regularisers"
     initialisations = "initialisations"
+    optimizers = "optimizers"
     starts = "starts"
     verifiers = "verifiers"
 

@@ -1,8 +1,17 @@
 """The sections of a study's specification."""
 
-from typing import Literal, final
+from typing import Any, Literal, final
 
-from pydantic import Field, StrictFloat, StrictInt, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StrictFloat,
+    StrictInt,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from .errors import SpecError
 from .model import SpecModel
@@ -14,10 +23,21 @@ Stage = Literal["ibp", "pgd", "crown-ibp", "crown", "alpha-crown"]
 
 @final
 class Ramp(SpecModel):
-    """The part of training over which epsilon grows from 0 to its full size: fractions of all epochs."""
+    """The part of training over which epsilon grows from 0 to its full size: fractions of all epochs.
+
+    Attributes:
+        shape: a line, or one that begins smoothly.
+    """
 
     start: StrictFloat = Field(default=0.0, ge=0, lt=1)
     end: StrictFloat = Field(default=0.6, gt=0, le=1)
+    shape: Literal["smoothed", "linear"] = "smoothed"
+
+    @model_serializer(mode="wrap")
+    def _without_default_shape(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Studies from before there were shapes keep their fingerprints."""
+        content: dict[str, Any] = dump(self)
+        return {key: value for key, value in content.items() if (key, value) != ("shape", "smoothed")}
 
     @model_validator(mode="after")
     def _check(self) -> "Ramp":

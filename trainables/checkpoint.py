@@ -28,9 +28,10 @@ class Checkpoint:
 
     Attributes:
         epoch: number of epochs trained.
-        weights: state of the network, by torch's names; buffers included.
+        weights: state of the network that is scored, by torch's names; buffers included.
         mask: which weights are kept.
-        optimizer: moments by `name/parameter`, empty where the optimizer is no longer needed.
+        optimizer: moments by `name/parameter`, empty where the optimizer is no longer needed; where weights are
+            averaged, also the state of the network that trains, by `iterate/name`.
         train_seconds, verify_seconds: what training and verification have cost so far.
         shared_seconds: what other trials have spent on the dense stage that this one took over.
         fingerprint: of the configuration that was trained, or the key of the dense stage.

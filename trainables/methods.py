@@ -24,7 +24,7 @@ from .certified_training import (
     Initialisation,
     Regulariser,
 )
-from .optimizers import OPTIMIZERS, Adam
+from .optimizers import OPTIMIZERS, Optimizer
 from .pruning import (
     DISTRIBUTIONS,
     PATTERNS,
@@ -68,7 +68,7 @@ class Methods:
     pattern: Pattern
     schedule: Schedule
     loss: CertifiedLoss
-    optimizer: Adam
+    optimizer: Optimizer
     regulariser: Regulariser
     initialisation: Initialisation
     start: Start
@@ -95,6 +95,12 @@ class Methods:
         )
         if isinstance(methods.score, LearnedScore):
             _check_learned(config, methods.score, methods.schedule)
+        if methods.regulariser.reads_boxes and not methods.loss.leaves_boxes:
+            regulariser, loss = config.method("regulariser")[0], config.method("loss")[0]
+            raise SpecError(
+                f"space.regulariser: {regulariser!r} reads interval bounds, and loss {loss!r} computes none; "
+                "set regulariser to none, or search the two in separate studies"
+            )
         # With nothing to prune there is nothing to rewind to or to restart for: all schedules are this one.
         return methods if config.target_sparsity else replace(methods, schedule=AtInit())
 
@@ -190,8 +196,8 @@ def check_space(spec: StudySpec, shape: tuple[int, ...], classes: int, *, allow_
     """Refuse a study whose space holds an impossible configuration, before any trial runs.
 
     A seeded sample of 256 configurations is resolved, every number of the space at both of its ends as well; each
-    architecture among them is built once, bounds are propagated through it as in training, and each pattern that may go
-    with it must reach every sparsity of the space.
+    architecture among them is built once, bounds are propagated through it as in training, each loss that may go with
+    it must fit it, and each such pattern must reach every sparsity of the space.
 
     Raises:
         SpecError: naming the key and the rule it breaks.
@@ -218,6 +224,14 @@ def check_space(spec: StudySpec, shape: tuple[int, ...], classes: int, *, allow_
                 natural_and_interval(graphs[key], x, x, torch.zeros_like(x))
             except (UnsupportedLayer, ValueError) as error:
                 raise SpecError(f"space.architecture {methods.architecture!r}: {error}") from error
+        try:
+            methods.loss.check(graphs[key])
+        except ValueError as error:
+            loss = next(name for name, kind in LOSSES.items() if kind is type(methods.loss))
+            raise SpecError(
+                f"space.loss {loss!r} in architecture {methods.architecture!r} "
+                f"{dict(methods.architecture_options) or ''}: {error}"
+            ) from error
         if (key, methods.pattern) not in seen:
             seen.add((key, methods.pattern))
             _check_pattern(spec, methods, graphs[key])

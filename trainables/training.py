@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ..spaces import StudySpec
 from ..spaces.datasets import Dataset
-from .bounds import Box, input_box, trace
-from .certified_training import Batch, SmoothedRamp
+from .averaging import Average
+from .bounds import input_box, trace
+from .certified_training import RAMPS, Batch
 from .checkpoint import Checkpoint
 from .compaction import InTraining, Trained
 from .dense_stage import DenseStage
 from .errors import CheckpointError, Diverged
-from .mask import Mask
+from .mask import Mask, prunable_weights
 from .methods import Methods
 from .optimizers import load_optimizer, optimizer_tensors
 from .pruning import Candidates
@@ -62,7 +63,7 @@ class Training:
         self._methods, self._target, self._spec, self._data = methods, target_sparsity, spec, data
         self._seed, self._stage, self._device = seed, stage, device
         self._steps = Steps.of(spec, len(data.train.y))
-        self._ramp = SmoothedRamp(spec.ramp.start * self._steps.total, spec.ramp.end * self._steps.total)
+        self._ramp = RAMPS[spec.ramp.shape](spec.ramp.start * self._steps.total, spec.ramp.end * self._steps.total)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(self._seed_in(0), "build"))
             self.network: nn.Sequential = methods.build_network(data.shape, data.classes, allow_code=allow_code)
@@ -71,6 +72,7 @@ class Training:
         self.network.to(device)
         self.graph = trace(self.network, data.shape)
         self._optimizer = methods.optimizer.build(self.network.parameters())
+        self._average = Average(self.network, methods.optimizer.average) if methods.optimizer.average else None
         self._sparsification = Sparsification(
             methods, target_sparsity, self._steps.total, self.network, self._optimizer, self._candidates
         )
@@ -100,6 +102,8 @@ class Training:
             self._train_epochs(epoch)
             # A schedule may fall due exactly at the end of an epoch.
             self._sparsification.at_rest(self.epoch * self._steps.per_epoch)
+            if self._average:
+                self._average.prune_(self.mask)
             self._check_finite()
 
     def train_stage_until(self, epoch: int) -> None:
@@ -127,16 +131,25 @@ class Training:
 
     def batch(self, chosen: Sequence[int]) -> Batch:
         """Some samples of the training split, with their boxes where the ramp is."""
-        return self._batch(np.asarray(chosen), self.ramp)
+        return self._batch(np.asarray(chosen), self.ramp, derived_seed(self._seed, "batch", self.epoch))
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it `network` is what is to be scored and deployed: the average, where weights are averaged."""
+        with self._average.in_place() if self._average else nullcontext():
+            yield
 
     def checkpoint(self, fingerprint: str, verify_seconds: float) -> Checkpoint:
         """The state between two epochs; at the last one without the optimizer."""
-        finished = self.epoch >= self._spec.epochs
+        optimizer: dict[str, Tensor] = {}
+        if self.epoch < self._spec.epochs:
+            optimizer = optimizer_tensors(self._optimizer, self._parameters)
+            optimizer |= self._average.iterate() if self._average else {}
         return Checkpoint(
             epoch=self.epoch,
-            weights=dict(self.network.state_dict()),
+            weights=self._average.state if self._average else dict(self.network.state_dict()),
             mask=self.mask,
-            optimizer={} if finished else optimizer_tensors(self._optimizer, self._parameters),
+            optimizer=optimizer,
             train_seconds=self.train_seconds,
             verify_seconds=verify_seconds,
             shared_seconds=self.shared_seconds,
@@ -175,9 +188,13 @@ class Training:
 
     def _load(self, checkpoint: Checkpoint) -> None:
         self._compacted = None
-        self.network.load_state_dict(checkpoint.weights)
+        optimizer = checkpoint.optimizer
+        if self._average:
+            optimizer = self._average.load_(checkpoint.weights, optimizer)
+        else:
+            self.network.load_state_dict(checkpoint.weights)
         self._sparsification.load_(checkpoint.mask, checkpoint.pruner)
-        load_optimizer(self._optimizer, self._parameters, checkpoint.optimizer)
+        load_optimizer(self._optimizer, self._parameters, optimizer)
         self.epoch = checkpoint.epoch
 
     @property
@@ -210,9 +227,14 @@ class Training:
         for index in range(self._steps.per_epoch):
             step = self.epoch * self._steps.per_epoch + index
             self._sparsification.before_step(step, self._ramp_at(step))
+            if self._average and (step == 0 or self._methods.schedule.due(step, self._steps.total).rewind):
+                self._average.restart_()
             # The remainder below a whole batch is left out; the next epoch's order leaves out others.
             chosen = order[index * self._steps.batch_size : (index + 1) * self._steps.batch_size]
-            self._step(self._batch(chosen, self._ramp_at(step)), step)
+            seed = derived_seed(self._seed_in(self.epoch), "attack", step)
+            self._step(self._batch(chosen, self._ramp_at(step), seed), step)
+            if self._average:
+                self._average.update_(self.mask)
 
     def _position(self, step: int) -> float:
         """Where the ramp and the learning rate are, in [0, 1]: the schedule may send them back."""
@@ -221,16 +243,18 @@ class Training:
     def _ramp_at(self, step: int) -> float:
         return self._ramp.value(self._position(step) * self._steps.total)
 
-    def _batch(self, chosen: NDArray[np.int64], ramp: float) -> Batch:
+    def _batch(self, chosen: NDArray[np.int64], ramp: float, seed: int) -> Batch:
         x = torch.from_numpy(self._data.train.x[chosen]).to(self._device)
         y = torch.from_numpy(self._data.train.y[chosen]).to(self._device)
-        centre, radius = input_box(x, ramp * self._spec.epsilon, self._data.low, self._data.high)
-        return Batch(x, y, centre, radius, ramp)
+        low, high = self._data.low, self._data.high
+        box = input_box(x, ramp * self._spec.epsilon * self._methods.loss.epsilon_factor, low, high)
+        return Batch(x, y, *box, ramp, low=low, high=high, seed=seed)
 
     def _trained(self, step: int) -> Trained:
         """What an optimizer step works on."""
         whole = Trained(self.graph, self.mask, self._optimizer)
-        if not self._sparsification.settled(step):
+        # An average is one of the whole network.
+        if self._average or not self._sparsification.settled(step):
             return whole
         if self._compacted is None:
             self._compacted = InTraining(whole, self._methods.optimizer.build)
@@ -239,9 +263,9 @@ class Training:
     def _step(self, batch: Batch, step: int) -> None:
         graph, mask, optimizer = self._trained(step)
         regulariser = self._methods.regulariser
-        boxes: dict[int, Box] | None = {} if regulariser.reads_boxes else None
-        loss = self._methods.loss.loss(graph, replace(batch, before_relu=boxes))
-        loss = loss + regulariser.penalty(graph, boxes or {})
+        batch = replace(batch, boxes={} if regulariser.reads_boxes else None)
+        loss = self._methods.loss.loss(graph, batch)
+        loss = loss + regulariser.penalty(graph, batch)
         if not torch.isfinite(loss):
             raise Diverged(
                 f"the loss became {loss.item()} in epoch {self.epoch + 1} at epsilon "
@@ -253,6 +277,7 @@ class Training:
         if self._sparsification.learn_():
             return
         mask.zero_gradients_(graph.network)
+        self._methods.optimizer.add_l1_(prunable_weights(graph.network).values())
         nn.utils.clip_grad_norm_(graph.network.parameters(), self._methods.optimizer.clip)
         rate = self._methods.optimizer.rate(self._position(step))
         for group in optimizer.param_groups:
@@ -275,6 +300,7 @@ class Training:
             samples = len(self._data.train.y)
             for number in range(count):
                 drawn = torch.randperm(samples, generator=generator(self._seed, "score", step, number)).numpy()
-                yield self._batch(drawn[: self._steps.batch_size], ramp)
+                seed = derived_seed(self._seed, "score attack", step, number)
+                yield self._batch(drawn[: self._steps.batch_size], ramp, seed)
 
         return Candidates(self.graph, generator(self._seed, "prune", step), self._methods.loss, batches)

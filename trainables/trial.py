@@ -133,6 +133,10 @@ class Trial:
                 stage.leave(location, training.stage_checkpoint())
 
     def _score(self, rung: int, split_name: str) -> Record:
+        with self._training.averaged():
+            return self._score_network(rung, split_name)
+
+    def _score_network(self, rung: int, split_name: str) -> Record:
         spec, data, network, graph = self._spec, self._data, self._training.network, self._training.graph
         split = data.test if split_name == "test" else data.validation
         limit = spec.verification.test_samples if split_name == "test" else spec.verification.samples

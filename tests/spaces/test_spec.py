@@ -278,3 +278,15 @@ def test_splits_do_not_depend_on_the_studys_seed(tmp_path: Path) -> None:
     first = load_dataset("breast-cancer")
     np.random.seed(7)  # noqa: NPY002
     assert np.array_equal(load_dataset("breast-cancer").validation.x, first.validation.x)
+
+
+def test_the_default_shape_of_the_ramp_leaves_no_trace() -> None:
+    plain = spec()
+    assert plain.constants()["ramp"] == {"start": 0.0, "end": 0.6}
+    assert spec(ramp={"shape": "smoothed"}).constants() == plain.constants()
+    linear = spec(ramp={"shape": "linear"})
+    assert linear.constants()["ramp"] == {"start": 0.0, "end": 0.6, "shape": "linear"}
+    assert StudySpec.from_dict(linear.to_dict()) == linear
+    assert StudySpec.from_dict(plain.to_dict()) == plain
+    with pytest.raises(SpecError, match=r"ramp\.shape must be .*'linear'.*got 'cubic'"):
+        spec(ramp={"shape": "cubic"})

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsevlr.trainables.bounds import Box, Graph, input_box, interval_bounds, natural_and_interval, trace
+from sparsevlr.trainables.bounds import Graph, input_box, interval_bounds, trace
 from sparsevlr.trainables.certified_training import (
     INITIALISATIONS,
     LOSSES,
@@ -156,10 +156,9 @@ def two_neurons() -> nn.Sequential:
 def test_stability_by_hand() -> None:
     net = two_neurons()
     graph, x = trace(net, (1,)), torch.full((1, 1), 0.5, dtype=torch.float64)
-    boxes: dict[int, Box] = {}
-    natural_and_interval(graph, x, *input_box(x, 0.1, 0.0, 1.0), before_relu=boxes)
+    boxes = dict(enumerate(interval_bounds(graph, *input_box(x, 0.1, 0.0, 1.0))))
     # Bounds [0.4, 0.6] and [-0.2, 0.2]: products 0.24 and -0.04.
-    penalty = NRS(weight=0.01).penalty(graph, boxes)
+    penalty = NRS(weight=0.01).penalty(graph, Batch(x, torch.zeros(1), x, x, 1.0, boxes))
     assert penalty.item() == pytest.approx(-0.01 * (math.tanh(1.24) + math.tanh(0.96)))
     penalty.backward()
     # l u = (w c + b)^2 - (w r)^2, so d/dw = 2 c (w c + b) - 2 w r^2 = 0.48 and 0.04.
@@ -175,7 +174,7 @@ def test_stability_is_measured_in_units_of_the_normalisation_before_it_which_is_
     net[1].weight.data = torch.tensor([2.0, 1e-9], dtype=torch.float64)
     graph, x = trace(net, (1,)), torch.full((1, 1), 0.5, dtype=torch.float64)
     bounds = interval_bounds(graph, *input_box(x, 0.1, 0.0, 1.0))
-    penalty = NRS(weight=1.0).penalty(graph, {2: bounds[2]})
+    penalty = NRS(weight=1.0).penalty(graph, Batch(x, torch.zeros(1), x, x, 1.0, dict(enumerate(bounds))))
     # The scale of 2 cancels; the one of nearly 0 counts as more than it is.
     assert penalty.item() == pytest.approx(-(math.tanh(1.24) + math.tanh(1.0)))
     penalty.backward()
@@ -183,26 +182,13 @@ def test_stability_is_measured_in_units_of_the_normalisation_before_it_which_is_
     assert net[1].weight.grad[0].item() == pytest.approx(-(1 - math.tanh(1.24) ** 2) * 0.24)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_leaves_the_boxes_that_relus_read(name: str) -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
-    graph, x = trace(net, (3,)), torch.rand(5, 3)
-    box = input_box(x, 0.1, 0.0, 1.0)
-    batch = Batch(x, torch.zeros(5, dtype=torch.long), *box, 1.0, {})
-    LOSSES[name]().loss(graph, batch)
-    bounds = interval_bounds(graph, *box)
-    assert batch.before_relu.keys() == {1, 3}
-    for index, seen in batch.before_relu.items():
-        assert torch.allclose(seen.centre, bounds[index].centre, atol=1e-6)
-        assert torch.allclose(seen.radius, bounds[index].radius, atol=1e-6)
-
-
 @pytest.mark.parametrize("name", REGULARISERS)
 def test_every_regulariser_is_a_finite_scalar_and_says_whether_it_reads_boxes(name: str) -> None:
     graph, x = trace(two_neurons(), (1,)), torch.full((3, 1), 0.5, dtype=torch.float64)
     regulariser = REGULARISERS[name]()
-    penalty = regulariser.penalty(graph, {1: interval_bounds(graph, *input_box(x, 0.1, 0.0, 1.0))[1]})
+    box = input_box(x, 0.1, 0.0, 1.0)
+    boxes = dict(enumerate(interval_bounds(graph, *box)))
+    penalty = regulariser.penalty(graph, Batch(x, torch.zeros(3), *box, 0.5, boxes))
     assert penalty.shape == ()
     assert bool(penalty.isfinite())
     assert regulariser.reads_boxes == (penalty.item() != 0)

@@ -28,6 +28,12 @@ def study(**space: object) -> StudySpec:
         ({"schedule": ["one-shot", "gradual"], "schedule.at": 0.1}, "schedule 'gradual' has no such option"),
         ({"loss.kappa_end": {"low": 0.0, "high": 2.0}}, r"kappa_end is a share in \[0, 1\], but is 2"),
         ({"optimizer.learning_rate": 0.0}, "learning_rate must be above 0"),
+        (
+            {"loss": ["ibp", "taps"], "architecture": "mlp", "architecture.hidden": {"value": [8]}},
+            r"loss 'taps' in architecture 'mlp'.* cannot be split .*lower loss.classifier_relus",
+        ),
+        ({"loss": ["ibp", "pgd"], "regulariser": "nrs"}, "'nrs' reads interval bounds, and loss 'pgd' computes none"),
+        ({"loss": "sabr", "loss.subselection": {"low": 0.0, "high": 0.5}}, "subselection must be above 0"),
         ({"architecture": "mlp", "architecture.depth": 3}, "depth"),
         (
             {"pattern": "n-m", "sparsity": 0.4},

@@ -2,12 +2,20 @@
 
 from .graph import Add, Graph, Node, UnsupportedLayer, trace
 from .interval import Box, ReLUStates, input_box, interval_bounds, relu_states, unstable_relu_fraction
-from .linear import as_intervals, backward_margins, crown_bounds, crown_ibp_bounds, crown_ibp_margins, crown_margins
-from .margins import logit_bounds, margin_lower_bounds
+from .linear import (
+    as_intervals,
+    backward_combination,
+    backward_margins,
+    crown_bounds,
+    crown_ibp_bounds,
+    crown_ibp_margins,
+    crown_margins,
+)
+from .margins import logit_bounds, margin_bounds, margin_lower_bounds
 from .relaxation import Interval
 from .relu import interval_relu
 from .tightness import Widths, widths_before_relus
-from .training import natural_and_interval
+from .training import forward, interval_boxes, natural_and_interval, natural_pass, settle
 
 __all__ = [
     "Add",
@@ -19,18 +27,24 @@ __all__ = [
     "UnsupportedLayer",
     "Widths",
     "as_intervals",
+    "backward_combination",
     "backward_margins",
     "crown_bounds",
     "crown_ibp_bounds",
     "crown_ibp_margins",
     "crown_margins",
+    "forward",
     "input_box",
     "interval_bounds",
+    "interval_boxes",
     "interval_relu",
     "logit_bounds",
+    "margin_bounds",
     "margin_lower_bounds",
     "natural_and_interval",
+    "natural_pass",
     "relu_states",
+    "settle",
     "trace",
     "unstable_relu_fraction",
     "widths_before_relus",

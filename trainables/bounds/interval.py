@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...spaces.architectures.layers import Reshape
+from .affine import Affine, BatchNorm, affine_of, per_channel
 from .graph import Add, Graph, Node, UnsupportedLayer
 from .relu import interval_relu
 
@@ -110,27 +111,6 @@ def unstable_relu_fraction(states: Iterable[ReLUStates]) -> float:
     return sum(state.unstable for state in states) / pairs if pairs else 0.0
 
 
-def batchnorm_affine(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Scale and shift, each `(channels,)`, of a BatchNorm that uses its running statistics."""
-    assert layer.running_mean is not None
-    assert layer.running_var is not None
-    return scale_and_shift(layer, layer.running_mean, layer.running_var)
-
-
-def scale_and_shift(layer: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-    """The affine map per channel, `x * scale + shift`, that the layer is for given statistics `(channels,)`."""
-    scale = torch.rsqrt(var + layer.eps)
-    if layer.affine:
-        scale = scale * layer.weight
-        return scale, layer.bias - mean * scale
-    return scale, -mean * scale
-
-
-def per_channel(values: Tensor, dimensions: int) -> Tensor:
-    """`(channels,)` shaped to broadcast over `(batch, channels, ...)` of that many dimensions."""
-    return values.view(1, -1, *[1] * (dimensions - 2))
-
-
 def _linear(layer: nn.Linear, box: Box) -> tuple[Tensor, Tensor]:
     return F.linear(box.centre, layer.weight, layer.bias), F.linear(box.radius, layer.weight.abs())
 
@@ -144,8 +124,8 @@ def _convolution(layer: nn.Conv2d, box: Box) -> tuple[Tensor, Tensor]:
     )
 
 
-def _batchnorm(layer: nn.BatchNorm1d | nn.BatchNorm2d, box: Box) -> tuple[Tensor, Tensor]:
-    scale, shift = (per_channel(values, box.centre.dim()) for values in batchnorm_affine(layer))
+def _affine(layer: BatchNorm | Affine, box: Box) -> tuple[Tensor, Tensor]:
+    scale, shift = (per_channel(values, box.centre.dim()) for values in affine_of(layer))
     return torch.addcmul(shift, box.centre, scale), box.radius * scale.abs()
 
 
@@ -179,8 +159,9 @@ def _add(layer: Add, left: Box, right: Box) -> tuple[Tensor, Tensor]:
 _STEPS: dict[type[nn.Module], Callable[..., tuple[Tensor, Tensor]]] = {
     nn.Linear: _linear,
     nn.Conv2d: _convolution,
-    nn.BatchNorm1d: _batchnorm,
-    nn.BatchNorm2d: _batchnorm,
+    nn.BatchNorm1d: _affine,
+    nn.BatchNorm2d: _affine,
+    Affine: _affine,
     nn.ReLU: _relu,
     nn.AvgPool2d: _rearranging,
     nn.MaxPool2d: _maximum,

@@ -102,7 +102,10 @@ def crown_ibp_bounds(graph: Graph, box: Box, chosen: Mapping[int, Tensor]) -> li
 
 
 def backward_margins(graph: Graph, box: Box, bounds: Sequence[Interval], labels: Tensor) -> Tensor:
-    """Lower bounds `(batch, classes)` of all margins, given bounds of the input of each nonlinear layer."""
+    """Lower bounds `(batch, classes)` of all margins, given bounds of the input of each nonlinear layer.
+
+    Differentiable in the weights, also by way of `bounds`.
+    """
     relaxations = _relaxations(graph, bounds)
     weight, bias = graph.last_linear.weight, graph.last_linear.bias
     classes = weight.shape[0]
@@ -116,6 +119,22 @@ def backward_margins(graph: Graph, box: Box, bounds: Sequence[Interval], labels:
     return torch.cat(parts) if parts else weight.new_zeros(0, classes)
 
 
+def backward_combination(graph: Graph, box: Box, bounds: Sequence[Interval], logit_weights: Tensor) -> Tensor:
+    """Lower bounds `(batch,)` of one linear combination of the logits per sample.
+
+    Differentiable in the network's weights, also by way of `bounds`, and in `logit_weights`.
+
+    Args:
+        bounds: of the input of each nonlinear layer.
+        logit_weights: `(batch, classes)`.
+    """
+    last = graph.last_linear
+    start = torch.zeros_like(logit_weights[:, 0]) if last.bias is None else logit_weights @ last.bias
+    rows = logit_weights @ last.weight
+    # One row per sample, in their order: a slice is a view, where indices would copy and their gradient would scatter.
+    return _lower_bounds(graph, box, _relaxations(graph, bounds), graph.features, rows, start, slice(None))
+
+
 def _relaxations(graph: Graph, bounds: Sequence[Interval]) -> dict[int, Relaxation]:
     return {
         index: relax(node.layer, bounds[node.inputs[0]])
@@ -125,7 +144,13 @@ def _relaxations(graph: Graph, bounds: Sequence[Interval]) -> dict[int, Relaxati
 
 
 def _lower_bounds(
-    graph: Graph, box: Box, relaxations: dict[int, Relaxation], index: int, rows: Tensor, bias: Tensor, owner: Tensor
+    graph: Graph,
+    box: Box,
+    relaxations: dict[int, Relaxation],
+    index: int,
+    rows: Tensor,
+    bias: Tensor,
+    owner: Tensor | slice,
 ) -> Tensor:
     """Lower bounds, one per row, of `rows · (value of node index) + bias` over the input box of each row's owner."""
     pending = {index: rows}

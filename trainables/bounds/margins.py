@@ -11,7 +11,12 @@ CLASS_TABLE_LIMIT = 32
 
 
 def margin_lower_bounds(last_linear: nn.Linear, centre: Tensor, radius: Tensor, labels: Tensor) -> Tensor:
-    """Lower bounds of `logit_y - logit_k` over the box at the input of the last linear layer.
+    """The lower ends `(batch, classes)` of `margin_bounds`; exactly 0 at k = y."""
+    return margin_bounds(last_linear, centre, radius, labels).lower
+
+
+def margin_bounds(last_linear: nn.Linear, centre: Tensor, radius: Tensor, labels: Tensor) -> Box:
+    """Bounds of `logit_y - logit_k` over the box at the input of the last linear layer.
 
     The centre of a margin is a difference of logits; its radius is `radius · |W_y - W_k|`, taken from one table of all
     pairs of classes, which is one matrix product for the batch instead of one per sample.
@@ -33,7 +38,7 @@ def margin_lower_bounds(last_linear: nn.Linear, centre: Tensor, radius: Tensor, 
         spread = pairs.gather(1, labels[:, None, None].expand(-1, 1, classes)).squeeze(1)
     else:
         spread = torch.einsum("bd,bkd->bk", radius, (weight[labels][:, None, :] - weight).abs())
-    return margins - spread
+    return Box(margins, spread)
 
 
 def logit_bounds(last_linear: nn.Linear, centre: Tensor, radius: Tensor) -> Box:

@@ -22,7 +22,7 @@ class ReLURelaxation(NamedTuple):
     upper_slope: Tensor
     upper_intercept: Tensor
 
-    def backward(self, rows: Tensor, owner: Tensor, inputs: torch.Size) -> tuple[Tensor, Tensor]:
+    def backward(self, rows: Tensor, owner: Tensor | slice, inputs: torch.Size) -> tuple[Tensor, Tensor]:
         bias = (rows.clamp(max=0) * self.upper_intercept[owner]).flatten(1).sum(1)
         return torch.where(rows > 0, self.lower_slope[owner], self.upper_slope[owner]) * rows, bias
 
@@ -38,7 +38,7 @@ class MaxRelaxation(NamedTuple):
     exact: Tensor
     constant: Tensor
 
-    def backward(self, rows: Tensor, owner: Tensor, inputs: torch.Size) -> tuple[Tensor, Tensor]:
+    def backward(self, rows: Tensor, owner: Tensor | slice, inputs: torch.Size) -> tuple[Tensor, Tensor]:
         positive, negative = rows.clamp(min=0), rows.clamp(max=0)
         bias = (negative * self.constant[owner]).flatten(1).sum(1)
         kept = (positive + negative * self.exact[owner]).flatten(2)
@@ -65,10 +65,12 @@ def _relu(layer: nn.ReLU, before: Interval) -> ReLURelaxation:
     lower, upper = before
     active, dead = lower >= 0, upper <= 0
     one, zero = torch.ones_like(lower), torch.zeros_like(lower)
-    # A NaN is neither active nor dead and stays in the chord, so that nothing is ever proved from it.
-    chord = upper / (upper - lower)
+    # A NaN is neither active nor dead and stays in the chord, so that nothing is ever proved from it. Where a ReLU is
+    # stable the chord is not used, but 0 / 0 there would still make every gradient NaN.
+    stable = active | dead
+    chord = upper / torch.where(stable, one, upper - lower)
     upper_slope = torch.where(active, one, torch.where(dead, zero, chord))
-    upper_intercept = torch.where(active | dead, zero, -chord * lower)
+    upper_intercept = torch.where(stable, zero, -chord * lower)
     return ReLURelaxation((upper > -lower).to(lower.dtype), upper_slope, upper_intercept)
 
 

@@ -1,77 +1,119 @@
-"""Interval bounds beside the natural activations, as certified training needs them in every step."""
+"""The passes of one step of certified training: the natural one first, whose statistics all others share."""
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .graph import Add, Graph
-from .interval import Box, interval_step, per_channel, scale_and_shift
+from .affine import Affine, BatchNorm, scale_and_shift
+from .graph import Add, Graph, Node
+from .interval import Box, interval_step
+
+
+def natural_pass(graph: Graph, x: Tensor) -> tuple[Tensor, Graph]:
+    """The logits of a batch, and the network as the function that it is for this batch.
+
+    BatchNorm in training mode takes its statistics from the natural activations and updates its running ones with them
+    once; in the graph that is returned it is an `Affine` by the same statistics, gradients flowing through them (Shi et
+    al. 2021, arXiv 2103.17268). Boxes, attacks and backward bounds of the same step go through that graph, and so all
+    speak of one function.
+
+    Args:
+        x: natural inputs `(batch, *shape)`.
+
+    Returns:
+        logits `(batch, classes)`, and the graph: `graph` itself where no BatchNorm is in training mode.
+
+    Raises:
+        ValueError: one value per channel in a BatchNorm in training mode.
+    """
+    nodes, values = list(graph.nodes), [x]
+    for index, node in enumerate(graph.nodes[1:], start=1):
+        if _by_batch(node):
+            nodes[index] = node = replace(node, layer=_settled(node.layer, values[node.inputs[0]]))
+        values.append(_natural_step(node.layer, *(values[source] for source in node.inputs)))
+    return values[-1], replace(graph, nodes=tuple(nodes)) if any(map(_by_batch, graph.nodes)) else graph
+
+
+def settle(graph: Graph, x: Tensor) -> Graph:
+    """The graph of `natural_pass`, for whoever does not need the logits: no pass at all without such a BatchNorm."""
+    return natural_pass(graph, x)[1] if any(map(_by_batch, graph.nodes)) else graph
+
+
+def forward(graph: Graph, value: Tensor, *, start: int = 0) -> Tensor:
+    """The logits `(batch, classes)`, from the input or from the value `(batch, *shape)` of a later node.
+
+    No statistics move: a BatchNorm must be settled or in eval mode.
+
+    Args:
+        start: the node whose value it is; no node after it may read one before it.
+    """
+    values = {start: value}
+    for index, node in enumerate(graph.nodes[start + 1 :], start=start + 1):
+        assert not _by_batch(node), "settle the graph first"
+        values[index] = _natural_step(node.layer, *(values[source] for source in node.inputs))
+    return values[len(graph.nodes) - 1]
+
+
+def interval_boxes(graph: Graph, box: Box) -> list[Box]:
+    """Boxes `(batch, *node.shape)` of all nodes but the last, differentiable in all weights.
+
+    The one at `graph.features` is what the last linear layer reads: `margin_bounds` and `logit_bounds` merge with it.
+
+    Raises:
+        UnsupportedLayer: for a Dropout in training mode.
+    """
+    boxes = [box]
+    for node in graph.nodes[1:-1]:
+        boxes.append(interval_step(node, [boxes[index] for index in node.inputs]))
+    return boxes
 
 
 def natural_and_interval(
-    graph: Graph,
-    x: Tensor | None,
-    centre: Tensor,
-    radius: Tensor,
-    *,
-    before_relu: dict[int, Box] | None = None,
+    graph: Graph, x: Tensor | None, centre: Tensor, radius: Tensor
 ) -> tuple[Tensor | None, Tensor, Tensor]:
-    """One pass of the natural activations and of the box beside them, differentiable in all weights.
-
-    BatchNorm in training mode takes its batch statistics from the natural activations, updates its running statistics
-    with them once, and applies the same statistics to the box, gradients flowing through them (Shi et al. 2021).
+    """The natural pass and that of the box beside it.
 
     Args:
         x: natural inputs `(batch, *shape)`; None skips the natural pass.
         centre, radius: of the input box, each `(batch, *shape)`.
-        before_relu: filled with the boxes that ReLUs read, by the node that gives them.
 
     Returns:
         natural logits `(batch, classes)` (None without `x`), and centre and radius, each `(batch, features)`, of what
-        the last linear layer reads: `margin_lower_bounds` and `logit_bounds` merge with that layer.
+        the last linear layer reads.
 
     Raises:
         ValueError: without `x` while a BatchNorm is in training mode, or with one value per channel in such a layer.
         UnsupportedLayer: for a Dropout in training mode.
     """
-    natural: list[Tensor | None] = [x]
-    boxes = [Box(centre, radius)]
-    for node in graph.nodes[1:-1]:
-        layer = node.layer
-        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.training:
-            value = natural[node.inputs[0]]
-            if value is None:
-                raise ValueError(
-                    "a BatchNorm in training mode takes its statistics from the natural pass: "
-                    "give x, or put the network in eval mode"
-                )
-            value, box = _batchnorm(layer, value, boxes[node.inputs[0]])
-            natural.append(value)
-            boxes.append(box)
-            continue
-        # The box first: it refuses what has no bounds before anything is computed from it.
-        boxes.append(interval_step(node, [boxes[index] for index in node.inputs]))
-        natural.append(None if x is None else _natural_step(layer, *(natural[index] for index in node.inputs)))
-    if before_relu is not None:
-        read = (node.inputs[0] for node in graph.nodes if isinstance(node.layer, nn.ReLU))
-        before_relu.update({index: boxes[index] for index in read})
-    features = graph.features
-    value = natural[features]
-    logits = None if value is None else F.linear(value, graph.last_linear.weight, graph.last_linear.bias)
-    return logits, *boxes[features]
+    logits = None
+    if x is not None:
+        logits, graph = natural_pass(graph, x)
+    elif any(map(_by_batch, graph.nodes)):
+        raise ValueError(
+            "a BatchNorm in training mode takes its statistics from the natural pass: "
+            "give x, or put the network in eval mode"
+        )
+    return logits, *interval_boxes(graph, Box(centre, radius))[graph.features]
 
 
-def _natural_step(layer: nn.Module, *inputs: Tensor | None) -> Tensor:
+def _by_batch(node: Node) -> bool:
+    return isinstance(node.layer, nn.BatchNorm1d | nn.BatchNorm2d) and node.layer.training
+
+
+def _natural_step(layer: nn.Module, *inputs: Tensor) -> Tensor:
     if isinstance(layer, nn.ReLU):
-        # Never in place: the box of the same node and a residual branch may still read the value.
-        value = inputs[0]
-        assert value is not None
-        return F.relu(value)
+        # Never in place: a residual branch may still read the value.
+        return F.relu(inputs[0])
     assert isinstance(layer, Add) or len(inputs) == 1
-    return layer(*inputs)
+    output: Tensor = layer(*inputs)
+    return output
 
 
-def _batchnorm(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, box: Box) -> tuple[Tensor, Box]:
+def _settled(layer: nn.Module, x: Tensor) -> Affine:
+    """The layer by the statistics of `x`, which its running ones are updated with."""
+    assert isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)
     dims = [0, *range(2, x.dim())]
     count = x.numel() // x.shape[1]
     if count < 2:
@@ -82,14 +124,10 @@ def _batchnorm(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, box: Box) -> t
     var, mean = torch.var_mean(x, dims, correction=0)
     with torch.no_grad():
         _update_running(layer, mean, var * (count / (count - 1)))
-    scale, shift = (per_channel(values, x.dim()) for values in scale_and_shift(layer, mean, var))
-    return (
-        torch.addcmul(shift, x, scale),
-        Box(torch.addcmul(shift, box.centre, scale), box.radius * scale.abs()),
-    )
+    return Affine(*scale_and_shift(layer, mean, var))
 
 
-def _update_running(layer: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, var: Tensor) -> None:
+def _update_running(layer: BatchNorm, mean: Tensor, var: Tensor) -> None:
     """Torch's own rule: exponential average with `momentum`, or the plain mean over all batches where it is None."""
     assert layer.running_mean is not None
     assert layer.running_var is not None

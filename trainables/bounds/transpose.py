@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...spaces.architectures.layers import Reshape
-from .interval import batchnorm_affine, per_channel
+from .affine import Affine, BatchNorm, affine_of, per_channel
 
 
 def transpose(layer: nn.Module, rows: Tensor, inputs: tuple[int, ...]) -> tuple[Tensor, Tensor | float]:
@@ -52,10 +52,8 @@ def _output_padding(layer: nn.Conv2d, outputs: tuple[int, ...], inputs: tuple[in
     ]
 
 
-def _batchnorm(
-    layer: nn.BatchNorm1d | nn.BatchNorm2d, rows: Tensor, inputs: tuple[int, ...]
-) -> tuple[Tensor, Tensor | float]:
-    scale, shift = batchnorm_affine(layer)
+def _affine(layer: BatchNorm | Affine, rows: Tensor, inputs: tuple[int, ...]) -> tuple[Tensor, Tensor | float]:
+    scale, shift = affine_of(layer)
     summed = rows.flatten(2).sum(2) if rows.dim() > 2 else rows
     return rows * per_channel(scale, rows.dim()), summed @ shift
 
@@ -86,8 +84,9 @@ def _rearranged(layer: nn.Module, rows: Tensor, inputs: tuple[int, ...]) -> tupl
 _TRANSPOSES: dict[type[nn.Module], Callable[..., tuple[Tensor, Tensor | float]]] = {
     nn.Linear: _linear,
     nn.Conv2d: _convolution,
-    nn.BatchNorm1d: _batchnorm,
-    nn.BatchNorm2d: _batchnorm,
+    nn.BatchNorm1d: _affine,
+    nn.BatchNorm2d: _affine,
+    Affine: _affine,
     nn.AvgPool2d: _average,
     nn.Flatten: _rearranged,
     nn.Dropout: _rearranged,

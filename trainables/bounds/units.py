@@ -7,8 +7,8 @@ the transposed convolution of a whole map of zeros and a one would be most of th
 import torch
 from torch import Tensor, nn
 
+from .affine import Affine, affine_of
 from .graph import Graph, Node
-from .interval import batchnorm_affine
 
 
 def unit_rows(graph: Graph, index: int, neuron: Tensor, like: Tensor) -> tuple[int, Tensor, Tensor]:
@@ -23,8 +23,8 @@ def unit_rows(graph: Graph, index: int, neuron: Tensor, like: Tensor) -> tuple[i
     """
     factor, constant = like.new_ones(len(neuron)), like.new_zeros(len(neuron))
     node = graph.nodes[index]
-    while isinstance(node.layer, nn.BatchNorm1d | nn.BatchNorm2d):
-        scale, shift = batchnorm_affine(node.layer)
+    while isinstance(node.layer, nn.BatchNorm1d | nn.BatchNorm2d | Affine):
+        scale, shift = affine_of(node.layer)
         channel = neuron // _size_of_channel(node)
         constant = constant + factor * shift[channel]
         factor = factor * scale[channel]

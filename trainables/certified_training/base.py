@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..bounds import Box, Graph
+from ..bounds import Box, Graph, input_box
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,10 @@ class Batch:
         centre: centre of the input box, already clipped to the input range, (batch, *shape).
         radius: half its width, same shape.
         ramp: position on the epsilon ramp, epsilon / target epsilon, in [0, 1].
-        before_relu: where it is not None, a loss leaves here the boxes that ReLUs read, by the node that gives them:
-            a regulariser then needs no pass of its own.
+        boxes: where it is not None, a loss leaves here the interval bounds of all nodes of the graph but the last: a
+            regulariser then needs no pass of its own. A loss over a part of the box leaves those of the part.
+        low, high: the input range.
+        seed: of random starts of attacks; equal batches of equal seed have equal losses.
     """
 
     x: Tensor
@@ -32,20 +34,81 @@ class Batch:
     centre: Tensor
     radius: Tensor
     ramp: float
-    before_relu: dict[int, Box] | None = None
+    boxes: dict[int, Box] | None = None
+    low: float = -torch.inf
+    high: float = torch.inf
+    seed: int = 0
+
+    @property
+    def box(self) -> Box:
+        """The input box."""
+        return Box(self.centre, self.radius)
+
+    def leave(self, boxes: Sequence[Box]) -> None:
+        """Leave the interval bounds of all nodes but the last, in their order, for whoever asked for them."""
+        if self.boxes is not None:
+            self.boxes.update(enumerate(boxes))
+
+    def before_relus(self, graph: Graph) -> dict[int, Box]:
+        """The boxes, left by the loss, that ReLUs read, by the node that gives them."""
+        assert self.boxes is not None
+        read = (node.inputs[0] for node in graph.nodes if isinstance(node.layer, nn.ReLU))
+        return {index: self.boxes[index] for index in read}
+
+    def widened(self, factor: float) -> Box:
+        """The input box for an epsilon that is `factor` times as large, at least 1, clipped to the input range."""
+        if factor == 1:
+            return self.box
+        # The farther end lies epsilon away, except where both are clipped: there nothing is left to widen.
+        return input_box(self.x, factor * ((self.x - self.centre).abs() + self.radius), self.low, self.high)
 
 
+@dataclass(frozen=True, kw_only=True)
 class CertifiedLoss(ABC):
-    """A training loss that bounds the worst case over the input box.
+    """A training loss over the input box.
 
-    At radius 0 every certified loss equals plain cross entropy.
+    At radius 0 every loss equals plain cross entropy. None draws from torch's global random state, and BatchNorm's
+    running statistics follow the natural inputs alone, once per loss (see `natural_pass`).
+
+    Attributes:
+        epsilon_factor: the box that is trained on, as a multiple of the study's epsilon, above 0.
+        leaves_boxes: whether it computes interval bounds at all, and so leaves them in a batch that asks for them.
     """
 
     description: ClassVar[str]
+    leaves_boxes: ClassVar[bool] = True
+    epsilon_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("epsilon_factor", self.epsilon_factor)
 
     @abstractmethod
     def loss(self, graph: Graph, batch: Batch) -> Tensor:
         """The scalar loss of one batch, differentiable in the weights of the graph's network."""
+
+    def check(self, graph: Graph) -> None:  # noqa: B027 - most losses go with every network
+        """
+        Raises:
+            ValueError: the loss cannot be computed on such a network; says why.
+        """
+
+
+def check_share(name: str, value: float) -> None:
+    """
+    Raises:
+        ValueError: the option of a loss is no share.
+    """
+    if not 0 <= value <= 1:
+        raise ValueError(f"loss.{name} is a share in [0, 1], but is {value}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """
+    Raises:
+        ValueError: the option of a loss is not above 0 and finite.
+    """
+    if not 0 < value < torch.inf:
+        raise ValueError(f"loss.{name} must be above 0 and finite, but is {value}")
 
 
 class Regulariser(ABC):
@@ -59,11 +122,11 @@ class Regulariser(ABC):
     reads_boxes: ClassVar[bool] = True
 
     @abstractmethod
-    def penalty(self, graph: Graph, before_relu: Mapping[int, Box]) -> Tensor:
+    def penalty(self, graph: Graph, batch: Batch) -> Tensor:
         """The scalar to add, differentiable in the weights.
 
         Args:
-            before_relu: the boxes that ReLUs read, each `(batch, *shape)`, by the node of the graph that gives them.
+            batch: its `boxes` left by the loss, where `reads_boxes`.
         """
 
 

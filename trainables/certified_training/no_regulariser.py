@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from ..bounds import Box, Graph
-from .base import Regulariser
+from ..bounds import Graph
+from .base import Batch, Regulariser
 
 
 @dataclass(frozen=True)
@@ -19,5 +18,5 @@ class NoRegulariser(Regulariser):
     description: ClassVar[str] = "regulariser: none"
     reads_boxes: ClassVar[bool] = False
 
-    def penalty(self, graph: Graph, before_relu: Mapping[int, Box]) -> Tensor:
+    def penalty(self, graph: Graph, batch: Batch) -> Tensor:
         return graph.last_linear.weight.new_zeros(())

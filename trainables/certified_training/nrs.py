@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..bounds import Box, Graph
-from .base import Regulariser
+from ..bounds import Graph
+from .base import Batch, Regulariser
 
 LEAST_VARIANCE = 1e-3
 
@@ -33,9 +32,9 @@ class NRS(Regulariser):
         if self.weight <= 0:
             raise ValueError(f"regulariser.weight must be above 0, but is {self.weight}")
 
-    def penalty(self, graph: Graph, before_relu: Mapping[int, Box]) -> Tensor:
+    def penalty(self, graph: Graph, batch: Batch) -> Tensor:
         total = graph.last_linear.weight.new_zeros(())
-        for index, box in before_relu.items():
+        for index, box in batch.before_relus(graph).items():
             stability = (box.centre.square() - box.radius.square()) / _variance(graph.nodes[index].layer, box.centre)
             total = total - torch.tanh(1.0 + stability).flatten(1).sum(1).mean()
         return self.weight * total

@@ -1,17 +1,17 @@
-"""The epsilon ramp: a schedule on plain numbers."""
+"""The epsilon ramps: schedules on plain numbers."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import final
 
 MID, BETA = 0.25, 4
 
 
 @dataclass(frozen=True)
-class SmoothedRamp:
-    """Smoothed ramp from 0 to 1: a power of degree 4 over the first quarter, then linear with matching slope.
-
-    (Zhang et al. 2020, arXiv 1906.06316, and its implementations.)
+class Ramp(ABC):
+    """The share of the target epsilon in the course of training, from 0 to 1.
 
     Attributes:
         start: first step of the ramp.
@@ -31,11 +31,38 @@ class SmoothedRamp:
             return 0.0
         if step >= self.end:
             return 1.0
-        length = self.end - self.start
-        position = (step - self.start) / length
+        return self.along((step - self.start) / (self.end - self.start))
+
+    @abstractmethod
+    def along(self, position: float) -> float:
+        """The value at a position in (0, 1) between start and end."""
+
+
+@final
+@dataclass(frozen=True)
+class SmoothedRamp(Ramp):
+    """A power of degree 4 over the first quarter, then linear with matching slope.
+
+    (Zhang et al. 2020, arXiv 1906.06316, and its implementations.)
+    """
+
+    def along(self, position: float) -> float:
         # On the unit interval: alpha p^beta up to mid, then a line of slope alpha beta mid^(beta-1) that ends at 1.
         power = MID ** (BETA - 1)
         alpha = 1.0 / ((1.0 - MID) * BETA * power + MID * power)
         if position <= MID:
             return alpha * position**BETA
         return alpha * MID**BETA + alpha * BETA * power * (position - MID)
+
+
+@final
+@dataclass(frozen=True)
+class LinearRamp(Ramp):
+    """A straight line (Gowal et al. 2018, arXiv 1810.12715)."""
+
+    def along(self, position: float) -> float:
+        return position
+
+
+RAMPS: dict[str, type[Ramp]] = {"smoothed": SmoothedRamp, "linear": LinearRamp}
+"""By the `ramp.shape` of a study."""

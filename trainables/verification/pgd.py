@@ -1,5 +1,6 @@
-"""Projected gradient descent: the attack that falsifies."""
+"""Projected gradient descent: the attack that falsifies, and that some training losses are taken at."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -12,7 +13,7 @@ from ..bounds import Box
 @final
 @dataclass(frozen=True)
 class Pgd:
-    """Signed gradient ascent on the margin loss `max_{k != y} logit_k - logit_y`, projected onto the box.
+    """Signed gradient ascent, projected onto the box.
 
     Madry et al. 2018, arXiv 1706.06083, with random starts and a step size that falls to a tenth after half of the
     steps and to a hundredth after three quarters.
@@ -34,7 +35,8 @@ class Pgd:
             raise ValueError(f"PGD needs a step size in (0, 2] of the radius, got {self.step_size}")
 
     def attack(self, network: nn.Module, box: Box, labels: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-        """Look for a point of each box that the network does not assign to its label.
+        """Look for a point of each box that the network does not assign to its label, by the margin loss
+        `max_{k != y} logit_k - logit_y`.
 
         Args:
             network: used as it is: put it in eval mode before.
@@ -54,11 +56,33 @@ class Pgd:
             if not len(rest):
                 break
             piece = box.pick(rest)
-            ends, broken = self._ascend(network, piece, lower[rest], upper[rest], labels[rest], start[rest])
+            ends, broken = self._until_found(network, piece, lower[rest], upper[rest], labels[rest], start[rest])
             points[rest], found[rest] = ends, broken
         return points, found
 
-    def _ascend(
+    def ascend(self, objective: Callable[[Tensor], Tensor], box: Box, start: Tensor) -> Tensor:
+        """The points `(batch, *shape)` that all steps lead to, without a gradient of their own.
+
+        Args:
+            objective: of points `(batch, *shape)`, a scalar that grows with what is wanted of each of them.
+            box: each `(batch, *shape)`; taken as a constant.
+            start: `(batch, *shape)` in [-1, 1], positions within the box.
+        """
+        box = Box(box.centre.detach(), box.radius.detach())
+        lower, upper = box.lower, box.upper
+        point = torch.clamp(box.centre + start * box.radius, lower, upper)
+        for step in range(self.steps):
+            with torch.enable_grad():
+                point.requires_grad_(True)
+                gradient = torch.autograd.grad(objective(point), point)[0]
+            point = torch.clamp(point.detach() + self._rate(step) * box.radius * gradient.sign(), lower, upper)
+        return point
+
+    def _rate(self, step: int) -> float:
+        """The step size, as a share of the radius."""
+        return self.step_size * (1.0 if 2 * step < self.steps else 0.1 if 4 * step < 3 * self.steps else 0.01)
+
+    def _until_found(
         self, network: nn.Module, box: Box, lower: Tensor, upper: Tensor, labels: Tensor, start: Tensor
     ) -> tuple[Tensor, Tensor]:
         point = torch.clamp(box.centre + start * box.radius, lower, upper)
@@ -76,8 +100,7 @@ class Pgd:
             found |= new
             if gradient is None or bool(found.all()):
                 break
-            rate = self.step_size * (1.0 if 2 * step < self.steps else 0.1 if 4 * step < 3 * self.steps else 0.01)
-            point = torch.clamp(point + rate * box.radius * gradient.sign(), lower, upper)
+            point = torch.clamp(point + self._rate(step) * box.radius * gradient.sign(), lower, upper)
         best[~found] = point[~found]
         return best, found
 

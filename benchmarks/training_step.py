@@ -1,0 +1,151 @@
+"""What a training step of each loss costs, relative to a plain step of the same network.
+
+    python benchmarks/training_step.py run       # resumable by architecture; one thread
+    python benchmarks/training_step.py report    # table from the raw data
+
+A step is what training does with a batch: loss, backward pass, clipping and Adam. Networks are fresh, inputs are noise
+of the shape of MNIST, epsilon 0.1 half way up its ramp. Times are medians of process CPU time over repeats in which all
+steps take turns, each on its own copy of the network. auto_LiRPA's steps bound all margins by one specification; its
+CROWN-IBP is without loss fusion, to be read beside `crown-ibp, all margins`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from machine import machine
+from torch import Tensor, nn
+
+from sparsevlr.spaces.architectures import build_architecture
+from sparsevlr.trainables.bounds import input_box, trace
+from sparsevlr.trainables.certified_training import LOSSES, Batch, CertifiedLoss
+from sparsevlr.trainables.optimizers import Adam
+from sparsevlr.trainables.verification import auto_lirpa
+
+RAW = Path(__file__).parent / "results" / "training_step"
+SHAPE, CLASSES, EPSILON, RAMP = (1, 28, 28), 10, 0.1, 0.5
+NETWORKS: Mapping[str, tuple[dict[str, object], int]] = {
+    "mlp": ({}, 256),
+    "cnn-small": ({}, 256),
+    "cnn7": ({"width": 0.25}, 64),
+}
+"""Options and batch size by architecture."""
+
+PLAIN = "cross-entropy"
+OURS: Mapping[str, CertifiedLoss] = {
+    **{name: kind() for name, kind in LOSSES.items()},
+    "ibp, no natural term": LOSSES["ibp"](kappa_start=0.0),
+    "crown-ibp, no natural term": LOSSES["crown-ibp"](kappa_start=0.0),
+    "crown-ibp, all margins": LOSSES["crown-ibp"](kappa_start=0.0, fusion=False),
+    "mtl-ibp, one step": LOSSES["mtl-ibp"](attack_steps=1, attack_step_size=2.0),
+}
+THEIRS = {"auto_LiRPA ibp": "IBP", "auto_LiRPA crown-ibp": "CROWN-IBP"}
+
+Step = Callable[[], object]
+
+
+def run(repeats: int, names: list[str]) -> None:
+    torch.set_num_threads(1)
+    RAW.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        path = RAW / f"{name}.json"
+        if path.exists():
+            continue
+        options, size = NETWORKS[name]
+        torch.manual_seed(0)
+        network = build_architecture(name, options, SHAPE, CLASSES).train()
+        x, y = torch.rand(size, *SHAPE), torch.randint(CLASSES, (size,))
+        batch = Batch(x, y, *input_box(x, EPSILON * RAMP, 0.0, 1.0), RAMP, low=0.0, high=1.0)
+        steps = {which: our_step(copy.deepcopy(network), loss, batch) for which, loss in OURS.items()}
+        if auto_lirpa.installed_version():
+            steps |= {which: their_step(copy.deepcopy(network), method, batch) for which, method in THEIRS.items()}
+        raw = {"machine": machine(), "batch": size, "options": options, "seconds": alternating(steps, repeats)}
+        path.write_text(json.dumps(raw, indent=1))
+        print(name, "done")
+
+
+def our_step(network: nn.Module, loss: CertifiedLoss, batch: Batch) -> Step:
+    graph, finish = trace(network, SHAPE), finisher(network)
+    return lambda: finish(loss.loss(graph, batch))
+
+
+def their_step(network: nn.Module, method: str, batch: Batch) -> Step:
+    library, finish = auto_lirpa.load(), finisher(network)
+    # It cannot convert a BatchNorm in training mode, and takes the statistics of one from a natural pass.
+    bounded = library.BoundedModule(network.eval(), batch.x)
+    bounded.train()
+    natural = any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in network.modules())
+    inputs = library.BoundedTensor(
+        batch.x, library.PerturbationLpNorm(norm=float("inf"), x_L=batch.box.lower, x_U=batch.box.upper)
+    )
+    unit = torch.eye(CLASSES)
+    margins = unit[batch.y][:, None, :] - unit
+
+    def step() -> None:
+        if natural:
+            bounded(batch.x)
+        lower, _ = bounded.compute_bounds(x=(inputs,), C=margins, method=method, bound_upper=False)
+        finish(F.cross_entropy(-lower, batch.y))
+
+    return step
+
+
+def finisher(network: nn.Module) -> Callable[[Tensor], None]:
+    """What every step does with its loss."""
+    chosen = Adam()
+    optimizer = chosen.build(network.parameters())
+
+    def finish(loss: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if any(parameter.grad is None for parameter in network.parameters()):
+            raise RuntimeError("a step that leaves weights without a gradient is no training step")
+        nn.utils.clip_grad_norm_(network.parameters(), chosen.clip)
+        optimizer.step()
+
+    return finish
+
+
+def alternating(steps: Mapping[str, Step], repeats: int) -> dict[str, list[float]]:
+    """CPU seconds of each repeat, all steps taking turns, after one round that is not counted."""
+    seconds: dict[str, list[float]] = {which: [] for which in steps}
+    for repeat in range(repeats + 1):
+        for which, step in steps.items():
+            started = time.process_time()
+            step()
+            if repeat:
+                seconds[which].append(time.process_time() - started)
+    return seconds
+
+
+def report() -> None:
+    raws = {path.stem: json.loads(path.read_text()) for path in sorted(RAW.glob("*.json"))}
+    print("| step |", " | ".join(f"{name}, batch {raw['batch']}" for name, raw in raws.items()), "|")
+    print("|---" * (1 + len(raws)) + "|")
+    for which in (*OURS, *THEIRS):
+        times = [raw["seconds"].get(which) for raw in raws.values()]
+        plain = [statistics.median(raw["seconds"][PLAIN]) for raw in raws.values()]
+        cells = [
+            f"{statistics.median(time) / one:.2f} x" if time else "-" for time, one in zip(times, plain, strict=True)
+        ]
+        print("|", " | ".join([which, *cells]), "|")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["run", "report"])
+    parser.add_argument("--repeats", type=int, default=31)
+    parser.add_argument("--architecture", choices=list(NETWORKS), action="append", help="only this one")
+    arguments = parser.parse_args()
+    if arguments.command == "run":
+        run(arguments.repeats, arguments.architecture or list(NETWORKS))
+    else:
+        report()

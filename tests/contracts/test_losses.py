@@ -1,0 +1,190 @@
+"""What every registered loss owes, on every architecture and in a whole training."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import fields
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sparsevlr.spaces import StudySpec, TrialConfig
+from sparsevlr.spaces.architectures import ARCHITECTURES
+from sparsevlr.spaces.datasets import Dataset, load_dataset
+from sparsevlr.trainables.bounds import Box, interval_bounds, settle, trace
+from sparsevlr.trainables.bounds import input_box as boxed
+from sparsevlr.trainables.certified_training import LOSSES, Batch, CertifiedLoss
+from sparsevlr.trainables.dense_stage import DenseStage
+from sparsevlr.trainables.errors import Diverged
+from sparsevlr.trainables.methods import Methods
+from sparsevlr.trainables.training import Training
+
+CHEAP = {"attack_steps": 2, "latent_steps": 2}
+WORKS_ON = [(loss, architecture) for loss in LOSSES for architecture in ARCHITECTURES]
+
+
+def cheap(name: str) -> CertifiedLoss:
+    known = {field.name for field in fields(LOSSES[name])}
+    return LOSSES[name](**{option: value for option, value in CHEAP.items() if option in known})
+
+
+def network(architecture: str) -> nn.Sequential:
+    torch.manual_seed(0)
+    known = {field.name for field in fields(ARCHITECTURES[architecture])}
+    small = {"width": 0.1, "hidden": (8, 6), "batchnorm": True}
+    options = {option: value for option, value in small.items() if option in known}
+    return ARCHITECTURES[architecture](**options).build((1, 6, 6), 3).double().train()
+
+
+def batch(epsilon: float, *, boxes: dict[int, Box] | None = None, ramp: float = 0.5) -> Batch:
+    drawn = torch.Generator().manual_seed(1)
+    x = torch.rand(6, 1, 6, 6, dtype=torch.float64, generator=drawn)
+    factors = torch.rand(1, 6, 6, dtype=torch.float64, generator=drawn)
+    box = boxed(x, epsilon * factors, 0.0, 1.0)
+    return Batch(x, torch.tensor([0, 1, 2, 0, 1, 2]), *box, ramp, boxes, low=0.0, high=1.0, seed=5)
+
+
+@pytest.mark.parametrize(("name", "architecture"), WORKS_ON)
+def test_at_epsilon_0_it_is_plain_cross_entropy(name: str, architecture: str) -> None:
+    net = network(architecture)
+    expected = F.cross_entropy(copy.deepcopy(net)(batch(0.0).x), batch(0.0).y).item()
+    for ramp in (0.0, 0.5):
+        value = cheap(name).loss(trace(net, (1, 6, 6)), batch(0.0, ramp=ramp)).item()
+        assert value == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("name", "architecture"), WORKS_ON)
+def test_it_is_deterministic_and_leaves_everything_but_running_statistics(name: str, architecture: str) -> None:
+    net, data = network(architecture), batch(0.02)
+    graph, loss, natural = trace(net, (1, 6, 6)), cheap(name), copy.deepcopy(net)
+    before, state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    value = loss.loss(graph, data)
+    gradients = torch.autograd.grad(value, list(net.parameters()), allow_unused=True, materialize_grads=True)
+    net.load_state_dict(before)
+    assert loss.loss(graph, data).item() == value.item()
+    assert value.isfinite()
+    assert torch.equal(torch.get_rng_state(), state)
+    # Statistics have moved as one natural pass moves them.
+    natural(data.x)
+    for key, value in natural.state_dict().items():
+        assert torch.allclose(net.state_dict()[key], value, atol=1e-12), key
+    assert net.training
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in net.parameters())
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+    assert all(bool(gradient.any()) for gradient in gradients if gradient.dim() > 1)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("architecture", ["mlp", "resnet-small"])
+def test_it_leaves_the_interval_bounds_of_the_box_or_of_a_part_of_it(name: str, architecture: str) -> None:
+    boxes: dict[int, Box] = {}
+    data = batch(0.05, boxes=boxes)
+    graph, loss = trace(network(architecture), (1, 6, 6)), cheap(name)
+    loss.loss(graph, data)
+    assert boxes.keys() == (set(range(len(graph.nodes) - 1)) if loss.leaves_boxes else set())
+    bounds = interval_bounds(settle(graph, data.x), *data.box)
+    for index, seen in boxes.items():
+        # A loss over a part of the box leaves smaller ones.
+        assert bool((seen.lower >= bounds[index].lower - 1e-9).all())
+        assert bool((seen.upper <= bounds[index].upper + 1e-9).all())
+        assert bool((seen.radius > 0).any())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_seed_decides_the_attack_and_nothing_else(name: str) -> None:
+    graph, data = trace(network("mlp"), (1, 6, 6)), batch(0.2)
+    other = Batch(data.x, data.y, *data.box, data.ramp, low=0.0, high=1.0, seed=6)
+    known = {field.name for field in fields(LOSSES[name])}
+    values = [cheap(name).loss(graph, each).item() for each in (data, other)]
+    assert (values[0] != values[1]) == bool(known & {"attack_steps", "latent_steps"})
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_broken_weight_gives_no_finite_loss(name: str, value: float) -> None:
+    net = network("mlp")
+    with torch.no_grad():
+        net[-1].weight[0, 0] = value
+    assert not cheap(name).loss(trace(net, (1, 6, 6)), batch(0.1)).isfinite()
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+SPEC = StudySpec.from_dict({"data": "digits", "epsilon": 0.05, "epochs": 2, "ramp": {"start": 0.0, "end": 0.5}})
+
+
+def training(name: str, digits: Dataset, **options: object) -> Training:
+    known = {field.name for field in fields(LOSSES[name])}
+    values: dict[str, object] = {
+        "architecture": "mlp",
+        "architecture.hidden": [12, 10],
+        "architecture.batchnorm": True,
+        "sparsity": 0.7,
+        "score": "magnitude",
+        "distribution": "global",
+        "schedule": "gradual",
+        "schedule.end": 0.75,
+        "optimizer": "adam",
+        "loss": name,
+    }
+    if "batchnorm" not in {field.name for field in fields(ARCHITECTURES["mlp"])}:
+        del values["architecture.batchnorm"]
+    values |= {f"loss.{option}": value for option, value in CHEAP.items() if option in known}
+    config = TrialConfig(trial_id="a", seed=4, values=values | options)
+    stage = DenseStage.of(config, SPEC, len(digits.train.y))
+    return Training(Methods.of(config), 0.7, SPEC, digits, 4, stage, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_training_resumes_bit_for_bit_and_keeps_pruned_weights_at_zero(name: str, digits: Dataset) -> None:
+    whole, first, second = (training(name, digits) for _ in range(3))
+    whole.train_until(2)
+    first.train_until(1)
+    assert 0 < first.mask.sparsity < 0.7
+    torch.manual_seed(torch.seed() % 1000)
+    second.restore(first.checkpoint("key", 0.0), "key")
+    second.train_until(2)
+    assert whole.mask.sparsity == pytest.approx(0.7, abs=0.01)
+    for key, value in whole.network.state_dict().items():
+        assert torch.equal(second.network.state_dict()[key], value), key
+    for key, kept in whole.mask.items():
+        assert not whole.network.get_parameter(key)[~kept].any()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_training_that_explodes_says_so(name: str, digits: Dataset) -> None:
+    with pytest.raises(Diverged, match="learning_rate"):
+        training(name, digits, **{"optimizer.learning_rate": 1e30}).train_until(2)
+
+
+def test_the_box_that_is_trained_on_is_a_multiple_of_epsilon(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Batch] = []
+    loss: Callable[..., torch.Tensor] = LOSSES["ibp"].loss
+    monkeypatch.setattr(
+        LOSSES["ibp"], "loss", lambda self, graph, batch: seen.append(batch) or loss(self, graph, batch)
+    )
+    for factor in (1.0, 1.5):
+        training("ibp", digits, **{"loss.epsilon_factor": factor}).train_until(2)
+    plain, wide = seen[len(seen) // 2 - 1], seen[-1]
+    assert plain.ramp == wide.ramp == 1.0
+    assert plain.radius.max().item() == pytest.approx(0.05)
+    assert wide.radius.max().item() == pytest.approx(0.075)
+    assert len({batch.seed for batch in seen}) == len(seen) // 2
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_documented(name: str) -> None:
+    kind = LOSSES[name]
+    assert kind.description.startswith("loss: ")
+    documented = "".join(parent.__doc__ or "" for parent in kind.__mro__)
+    for field in fields(kind):
+        assert field.name in documented, f"{kind.__name__} does not say what {field.name} is"
