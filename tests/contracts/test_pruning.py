@@ -395,9 +395,9 @@ def exchanges(
     """Masks from a first one through exchanges, weights drawn anew before each; the weights asked for, of how many."""
     net = narrow(architecture)
     seen = candidates(net, (1, 8, 8))
-    # Blocks of 4 would leave these narrow networks one per layer and none to exchange.
+    # At its limit a pattern keeps one group per layer and has none to exchange; blocks of 4 are there at once.
     chosen, first = PATTERNS[pattern](**SMALL.get(pattern, {})), Mask.dense(net)
-    sparsity = min(0.8, chosen.limits(seen.graph)[1])
+    sparsity = min(0.8, 0.8 * chosen.limits(seen.graph)[1])
     masks = [
         prune(
             seen,
