@@ -400,14 +400,18 @@ def test_exchanges_lie_between_the_parts_of_the_exploration_and_shrink() -> None
     assert exchanges == pytest.approx({10: 0.2 + 0.1 * 2**0.5, 20: 0.2, 30: 0.2 - 0.1 * 2**0.5})
 
 
+SMALL = {"block": {"size": 2}}
+
+
 def exchanges(
     architecture: str, pattern: str, within: str, grow: str, count: int = 3
 ) -> tuple[Graph, list[Mask], int, int]:
     """Masks from a first one through exchanges, weights drawn anew before each; the weights asked for, of how many."""
     net = narrow(architecture)
     seen = candidates(net, (1, 8, 8))
-    chosen, first = PATTERNS[pattern](), Mask.dense(net)
-    sparsity = min(0.8, chosen.limits(seen.graph)[1])
+    # At its limit a pattern keeps one group per layer and has none to exchange; blocks of 4 are there at once.
+    chosen, first = PATTERNS[pattern](**SMALL.get(pattern, {})), Mask.dense(net)
+    sparsity = min(0.8, 0.8 * chosen.limits(seen.graph)[1])
     masks = [
         prune(
             seen,
@@ -443,8 +447,7 @@ def is_of(pattern: str, graph: Graph, mask: Mask) -> bool:
         whole = all(torch.equal(r, r.any(1, keepdim=True) & r.any(0, keepdim=True)) for r in rows.values())
         return whole and all(torch.equal(again[name], mask[name]) for name in mask)
     for values in mask.values():
-        index = PATTERNS[pattern]().groups(values)
-        means = group_means(values.double(), index)
+        means = group_means(values.double(), PATTERNS[pattern](**SMALL.get(pattern, {})).groups(values))
         if not bool(((means == 0) | (means == 1)).all()):
             return False
     return True
@@ -470,7 +473,7 @@ def test_an_exchange_keeps_the_sparsity_and_the_pattern(
         assert all(mask[name].sum() == masks[0][name].sum() for mask in masks for name in mask)
     changes = [sum(int((old[n] & ~new[n]).sum()) for n in old) for old, new in itertools.pairwise(masks)]
     assert sum(changes) > 0
-    assert max(changes) <= 0.75 * kept
+    assert max(changes) <= 0.5 * kept or pattern not in BY_WEIGHT
     assert total > kept
 
 

@@ -167,7 +167,7 @@ class AsBefore(Distribution):
     weights: Mapping[str, int]
 
     def allocate(self, scores: Mapping[str, Tensor], kept: int) -> dict[str, int]:
-        return spread(self.weights, room(scores), kept)
+        return spread({name: self.weights[name] for name in scores}, room(scores), kept)
 
 
 def _best_spared(worth: Tensor) -> Tensor:
