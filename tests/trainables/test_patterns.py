@@ -13,7 +13,7 @@ from sparsevlr.trainables.bounds import Graph, trace
 from sparsevlr.trainables.mask import Mask, prunable_weights
 from sparsevlr.trainables.pruning import DISTRIBUTIONS, PATTERNS
 from sparsevlr.trainables.pruning.groups import group_means
-from sparsevlr.trainables.pruning.liveness import most_weights_left
+from sparsevlr.trainables.pruning.liveness import most_weights_left, over_readers
 
 SHAPE = (1, 8, 8)
 
@@ -270,3 +270,29 @@ def test_layers_without_filters_are_refused(network: object, message: str) -> No
 def test_impossible_options_are_refused(pattern: str, options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"pattern\.(n|size)"):
         PATTERNS[pattern](**options)
+
+
+def test_what_reads_an_output_is_found_through_convolutions_sums_and_flattening() -> None:
+    inner = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 3, 3, padding=1))
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3),
+        nn.ReLU(),
+        Residual(inner, nn.Identity()),
+        nn.Conv2d(3, 4, 2),
+        nn.Flatten(),
+        nn.Linear(4 * 25, 6),
+    )
+    values = drawn(net)
+    first, inside, back, last, logits = (values[name].double() for name in values)
+    found = over_readers(trace(net, SHAPE), values)
+    # The sum's channels are read by the convolution behind it, whichever branch they come from.
+    expected = [
+        [float(inside[:, channel].sum() + last[:, channel].sum()) for channel in range(3)],
+        [float(back[:, channel].sum()) for channel in range(5)],
+        [float(last[:, channel].sum()) for channel in range(3)],
+        [float(logits.view(6, 4, 25)[:, channel].sum()) for channel in range(4)],
+        [0.0] * 6,
+    ]
+    assert first.shape[0] == 3
+    for name, wanted in zip(values, expected, strict=True):
+        assert found[name].tolist() == pytest.approx(wanted)
