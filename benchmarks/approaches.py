@@ -84,6 +84,7 @@ APPROACHES: dict[str, dict[str, Any]] = {
     "SET": {"score": "random", "distribution": "erk", "schedule": "drop-and-grow", "schedule.grow": "random"},
     "RigL": {"score": "random", "distribution": "erk", "schedule": "drop-and-grow", "schedule.grow": "gradient"},
     "SparseVLR": SPARSE_VLR,
+    "SparseVLR, equal fan-in": SPARSE_VLR | {"distribution": "fan-in"},
     "SparseVLR, full fan-in": SPARSE_VLR | {"initialisation.masked_fan_in": False},
     "SparseVLR, filters": SPARSE_VLR | {"pattern": "filter"},
     "filters": {**MAGNITUDE, "schedule": "gradual", "schedule.end": 0.3, "pattern": "filter"},

@@ -39,6 +39,13 @@ def test_erk_by_hand() -> None:
     assert DISTRIBUTIONS["erk"]().allocate(given_scores, 264) == {"0": 40, "1": 224}
 
 
+def test_equal_fan_in_gives_every_output_as_many_weights() -> None:
+    given_scores = scores((8, 1, 4, 4), (16, 8, 4, 4), (100, 784), (10, 100))
+    assert list(DISTRIBUTIONS["fan-in"]().allocate(given_scores, 134 * 6).values()) == [48, 96, 600, 60]
+    # At 20 each the first layer is full, and 126 outputs share the rest.
+    assert list(DISTRIBUTIONS["fan-in"]().allocate(given_scores, 128 + 126 * 20).values()) == [128, 320, 2000, 200]
+
+
 def test_layered_by_hand() -> None:
     layers = scores((10, 10), (10, 10), (10, 10))
     bent = DISTRIBUTIONS["layered"](first=1.0, middle=0.0, last=-1.0, base="uniform")
@@ -54,7 +61,7 @@ def test_layered_reads_between_its_points() -> None:
     assert counts == [10, 100, 1000, 100, 10]
 
 
-@pytest.mark.parametrize("base", ["uniform", "erk"])
+@pytest.mark.parametrize("base", ["uniform", "erk", "fan-in"])
 def test_equal_bends_change_nothing(base: str) -> None:
     given_scores = scores(*SHAPES)
     for bend in (-2.0, 0.0, 1.3):
@@ -67,7 +74,7 @@ def test_equal_bends_change_nothing(base: str) -> None:
 def test_impossible_bends_are_refused() -> None:
     with pytest.raises(ValueError, match=r"distribution.middle is a log10 multiplier in \[-2, 2\], but is 2.5"):
         DISTRIBUTIONS["layered"](middle=2.5)
-    with pytest.raises(ValueError, match=r"distribution\.base must be one of uniform, erk, but is 'global'"):
+    with pytest.raises(ValueError, match=r"distribution\.base must be one of uniform, erk, fan-in, but is 'global'"):
         DISTRIBUTIONS["layered"](base="global")
 
 

@@ -12,7 +12,6 @@ from .base import Candidates, Distribution, Due, Exchange, LearnedScore, Pattern
 from .block import Block
 from .connection import connects, select
 from .drop_and_grow import DropAndGrow
-from .erk import Erk
 from .filter_pattern import Filter
 from .global_distribution import Global
 from .gradual import Gradual
@@ -23,11 +22,11 @@ from .layered import Layered
 from .magnitude import Magnitude
 from .n_m import NM
 from .one_shot import OneShot
+from .proportional import BASES
 from .random_score import Random
 from .snip import Snip
 from .stability import Stability
 from .taylor import Taylor
-from .uniform_distribution import Uniform
 from .unstructured import Unstructured
 
 SCORES: dict[str, type[Score]] = {
@@ -38,7 +37,11 @@ SCORES: dict[str, type[Score]] = {
     "stability": Stability,
     "hydra": Hydra,
 }
-DISTRIBUTIONS: dict[str, type[Distribution]] = {"global": Global, "uniform": Uniform, "erk": Erk, "layered": Layered}
+DISTRIBUTIONS: dict[str, type[Distribution]] = {
+    "global": Global,
+    **BASES,
+    "layered": Layered,
+}
 PATTERNS: dict[str, type[Pattern]] = {"unstructured": Unstructured, "n-m": NM, "block": Block, "filter": Filter}
 SCHEDULES: dict[str, type[Schedule]] = {
     "one-shot": OneShot,

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .base import Distribution
 from .budget import room, spread
+from .proportional import BASES
 
 MOST = 2.0
-BASES = ("uniform", "erk")
 
 
 @final
@@ -28,7 +28,7 @@ class Layered(Distribution):
     Attributes:
         first, middle, last: log10 of the multiplier at the first layer, at half the depth and at the last layer, each
             in [-2, 2].
-        base: `uniform` or `erk`, what is multiplied.
+        base: `uniform`, `erk` or `fan-in`, what is multiplied.
     """
 
     description: ClassVar[str] = "distribution: densities bent over depth, at the first, middle and last layer"
@@ -48,9 +48,9 @@ class Layered(Distribution):
 
     def allocate(self, scores: Mapping[str, Tensor], kept: int) -> dict[str, int]:
         steps = max(len(scores) - 1, 1)
+        part = BASES[self.base]().part
         wanted = {
-            name: 10.0 ** self._bend(index / steps) * (sum(score.shape) if self.base == "erk" else score.numel())
-            for index, (name, score) in enumerate(scores.items())
+            name: 10.0 ** self._bend(index / steps) * part(score) for index, (name, score) in enumerate(scores.items())
         }
         return spread(wanted, room(scores), kept)
 
