@@ -92,6 +92,11 @@ class Sparsification:
         if not self._methods.schedule.due(step, self._steps).rewind:
             self._reach(step)
 
+    @property
+    def learning(self) -> bool:
+        """Whether scores are in training, the weights standing still."""
+        return self._learning is not None
+
     def learn_(self) -> bool:
         """Where scores are in training: one step of them in place of the weights, by the gradients that these hold."""
         if self._learning is None:

@@ -233,7 +233,10 @@ class Training:
             chosen = order[index * self._steps.batch_size : (index + 1) * self._steps.batch_size]
             seed = derived_seed(self._seed_in(self.epoch), "attack", step)
             self._step(self._batch(chosen, self._ramp_at(step), seed), step)
-            if self._average:
+            if self._average and self._sparsification.learning:
+                # The mask of the moment shows what frozen weights are worth: nothing to average.
+                self._average.restart_()
+            elif self._average:
                 self._average.update_(self.mask)
 
     def _position(self, step: int) -> float:

@@ -113,3 +113,18 @@ def test_the_average_begins_anew_with_every_round(
     # Once when it is made, once before the first step, and at the rewinds that end two of the three rounds.
     assert distances.count(0.0) == 4
     assert distances[:2] == [0.0, 0.0]
+
+
+def test_what_is_averaged_after_learned_scores_is_what_is_trained_then(
+    spec: StudySpec, digits: Dataset, tmp_path: Path
+) -> None:
+    # Slow enough for a weight that was pruned for a moment to show.
+    location = study(tmp_path / "study")
+    one = config("hydra", **{"score.learning_rate": 0.05, "optimizer.average": 0.9999})
+    path = run_trial(one, spec, digits, location=location)[-1].checkpoint
+    assert path is not None
+    last = Checkpoint.load(location, path)
+    for name, kept in last.mask.items():
+        sizes = last.weights[name][kept].abs()
+        # What magnitude or learned scores keep is not small; a trace of what it should be would be.
+        assert bool((sizes > 0.02 * sizes.max()).float().mean() > 0.9)

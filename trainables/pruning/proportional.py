@@ -59,7 +59,7 @@ class FanIn(Proportional):
     more than by Erdos-Renyi-Kernel densities, which count inputs too.
     """
 
-    description: ClassVar[str] = "distribution: equal fan-in, as many weights for every neuron and channel"
+    description: ClassVar[str] = "distribution: equal fan-in, weights in proportion to neurons and channels"
 
     def part(self, weight: Tensor) -> int:
         return len(weight)
