@@ -158,7 +158,7 @@ class PoolSampler(Sampler):
 
 
 class PlainSampler(Sampler):
-    """Lets Optuna's sampler choose the sparsity too, as one would without this package."""
+    """Lets the sampler choose the sparsity too, as one would without this package."""
 
     def _fixed(self, number: int, starting_point: Mapping[str, Any]) -> dict[str, Any]:
         return dict(starting_point)

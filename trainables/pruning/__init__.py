@@ -15,7 +15,6 @@ from .drop_and_grow import DropAndGrow
 from .filter_pattern import Filter
 from .global_distribution import Global
 from .gradual import Gradual
-from .groups import group_mask, group_means
 from .hydra import Hydra
 from .iterative import Iterative
 from .layered import Layered
@@ -67,8 +66,6 @@ __all__ = [
     "Score",
     "connects",
     "first_due",
-    "group_mask",
-    "group_means",
     "kept_weights",
     "prune",
     "settled_from",

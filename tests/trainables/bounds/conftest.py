@@ -57,6 +57,23 @@ def small_network() -> Build:
     return build
 
 
+@pytest.fixture
+def two_hidden_layers() -> nn.Sequential:
+    """Of one input t: u = relu(t), v = relu(-t), s = relu(u + v - 1/2) and logits (1 - s, 0)."""
+    network = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 2)).double()
+    network.load_state_dict(
+        {
+            "0.weight": torch.tensor([[1.0], [-1.0]]),
+            "0.bias": torch.zeros(2),
+            "2.weight": torch.ones(1, 2),
+            "2.bias": torch.tensor([-0.5]),
+            "4.weight": torch.tensor([[-1.0], [0.0]]),
+            "4.bias": torch.tensor([1.0, 0.0]),
+        }
+    )
+    return network
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)

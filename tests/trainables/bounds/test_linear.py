@@ -41,25 +41,14 @@ def test_two_layers_by_hand() -> None:
         assert torch.allclose(bound(graph, box, torch.tensor([0, 1])), expected)
 
 
-def test_second_hidden_layer_by_hand() -> None:
+def test_second_hidden_layer_by_hand(two_hidden_layers: nn.Sequential) -> None:
     """One input t in [-1, 1]; u = relu(t), v = relu(-t), then s = relu(u + v - 1/2) and logits (1 - s, 0).
 
     Intervals give u + v in [0, 2], so s <= relu on [-1/2, 3/2], and the chord is (3/4)(u + v). CROWN-IBP then uses
     u <= (t + 1)/2 and v <= (1 - t)/2, so s <= 3/4 and the margin is at least 1/4. CROWN finds u + v <= 1, so the
     chord of s on [-1/2, 1/2] is (1/2)(u + v) <= 1/2: the margin is at least 1/2, which is exact.
     """
-    network = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 2)).double()
-    network.load_state_dict(
-        {
-            "0.weight": torch.tensor([[1.0], [-1.0]]),
-            "0.bias": torch.zeros(2),
-            "2.weight": torch.ones(1, 2),
-            "2.bias": torch.tensor([-0.5]),
-            "4.weight": torch.tensor([[-1.0], [0.0]]),
-            "4.bias": torch.tensor([1.0, 0.0]),
-        }
-    )
-    graph = trace(network, (1,))
+    graph = trace(two_hidden_layers, (1,))
     box, labels = input_box(torch.zeros(1, 1, dtype=torch.float64), 1.0, -1, 1), torch.tensor([0])
     assert margin_lower_bounds(graph.last_linear, *interval_bounds(graph, *box)[-2], labels)[0, 1].item() == -0.5
     assert crown_ibp_margins(graph, box, labels)[0, 1].item() == pytest.approx(0.25)

@@ -35,24 +35,13 @@ def values(graph: Graph, x: Tensor) -> list[Tensor]:
     return found
 
 
-def test_two_hidden_layers_by_hand() -> None:
+def test_two_hidden_layers_by_hand(two_hidden_layers: nn.Sequential) -> None:
     """One input t in [-1, 1], u = relu(t), v = relu(-t), then u + v - 1/2: intervals say [-1/2, 3/2]. Backwards
     u <= (t + 1) / 2 and v <= (1 - t) / 2, so it is at most 1/2, and u, v >= 0."""
-    network = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 2)).double()
-    network.load_state_dict(
-        {
-            "0.weight": torch.tensor([[1.0], [-1.0]]),
-            "0.bias": torch.zeros(2),
-            "2.weight": torch.ones(1, 2),
-            "2.bias": torch.tensor([-0.5]),
-            "4.weight": torch.tensor([[-1.0], [0.0]]),
-            "4.bias": torch.tensor([1.0, 0.0]),
-        }
-    )
     box = input_box(torch.zeros(3, 1, dtype=torch.float64), 1.0, -1, 1)
-    assert all_widths(trace(network, (1,)), box) == [Widths(12.0, 12.0), Widths(3.0, 6.0)]
+    assert all_widths(trace(two_hidden_layers, (1,)), box) == [Widths(12.0, 12.0), Widths(3.0, 6.0)]
     point = input_box(torch.zeros(3, 1, dtype=torch.float64), 0.0, -1, 1)
-    assert all_widths(trace(network, (1,)), point) == [Widths(0.0, 0.0)] * 2
+    assert all_widths(trace(two_hidden_layers, (1,)), point) == [Widths(0.0, 0.0)] * 2
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
