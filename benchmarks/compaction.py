@@ -250,7 +250,7 @@ def report() -> None:
 def report_accuracy(rows: list[dict[str, Any]]) -> None:
     print("\nTrials on digits: mean over seeds, and difference compacted less with zeros, 95 % t interval, in points\n")
     heads = ["network", "sparsity", "natural with zeros", "difference", "verified with zeros", "difference"]
-    print("|", " | ".join([*heads, "training time, of that with zeros"]), "|")
+    print("|", " | ".join([*heads, "training time, of that with zeros, median and range"]), "|")
     print("|---" * (len(heads) + 1) + "|")
     for name, target in dict.fromkeys((row["architecture"], row["target"]) for row in rows):
         chosen = [row for row in rows if (row["architecture"], row["target"]) == (name, target)]
@@ -261,8 +261,9 @@ def report_accuracy(rows: list[dict[str, Any]]) -> None:
             gains = [100 * (new[column] - old[column]) for old, new in zip(masked, compacted, strict=True)]
             half = stats.t.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / math.sqrt(len(gains))
             cells.append(f"{statistics.mean(gains):+.1f} ± {half:.1f}")
-        spent = [sum(row["train_seconds"] for row in group) for group in (compacted, masked)]
-        print("|", " | ".join([*cells, f"{spent[0] / spent[1]:.2f}"]), "|")
+        ratios = [new["train_seconds"] / old["train_seconds"] for old, new in zip(masked, compacted, strict=True)]
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print("|", " | ".join([*cells, spread]), "|")
 
 
 def faster(row: Mapping[str, Any], task: str) -> float:
