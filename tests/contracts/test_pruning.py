@@ -22,12 +22,11 @@ from sparsevlr.trainables.pruning import (
     Candidates,
     connects,
     first_due,
-    group_mask,
-    group_means,
     kept_weights,
     prune,
     settled_from,
 )
+from sparsevlr.trainables.pruning.groups import group_mask, group_means
 
 TRIPLES = list(itertools.product(SCORES, DISTRIBUTIONS, PATTERNS))
 BY_WEIGHT = ("unstructured", "n-m")
