@@ -46,6 +46,40 @@ def test_equal_fan_in_gives_every_output_as_many_weights() -> None:
     assert list(DISTRIBUTIONS["fan-in"]().allocate(given_scores, 128 + 126 * 20).values()) == [128, 320, 2000, 200]
 
 
+def test_lamp_by_hand() -> None:
+    # Squares 16, 9, 4, 1 are 1, 9/25, 4/29, 1/30 of the sums so far; 100, 1, 1, 1 are 1, 1/101, 1/102, 1/103.
+    layers = {"a": torch.tensor([[1.0, 4.0], [2.0, 3.0]]), "b": torch.tensor([1.0, 10.0, 1.0, 1.0])}
+    allocate = DISTRIBUTIONS["lamp"]().allocate
+    assert [allocate(layers, kept) for kept in (1, 2, 3, 4, 5)] == [
+        {"a": 1, "b": 0},
+        {"a": 1, "b": 1},
+        {"a": 2, "b": 1},
+        {"a": 3, "b": 1},
+        {"a": 4, "b": 1},
+    ]
+
+
+@given(st.integers(0, 2**31), st.integers(1, 300), st.floats(1e-6, 1e6))
+def test_lamp_does_not_see_the_scale_of_a_layer(seed: int, kept: int, scale: float) -> None:
+    drawn = torch.Generator().manual_seed(seed)
+    layers = {str(index): torch.rand(100, generator=drawn) for index in range(3)}
+    layers["1"][:40] = -torch.inf
+    allocate = DISTRIBUTIONS["lamp"]().allocate
+    kept = min(kept, 260)
+    counts = allocate(layers, kept)
+    assert sum(counts.values()) == kept
+    assert counts["1"] <= 60
+    other = allocate(layers | {"2": layers["2"] * scale}, kept)
+    assert all(abs(counts[name] - other[name]) <= 1 for name in counts)
+
+
+def test_lamp_takes_any_finite_scores() -> None:
+    allocate = DISTRIBUTIONS["lamp"]().allocate
+    assert allocate({"a": torch.zeros(5), "b": torch.full((5,), -torch.inf)}, 3) == {"a": 3, "b": 0}
+    shifted = {"a": torch.tensor([-2.0, 2.0, 1.0, 0.0]), "b": torch.tensor([0.0, 4.0, 3.0, 2.0])}
+    assert all(len(set(allocate(shifted, kept).values())) == 1 for kept in (2, 4, 6))
+
+
 def test_layered_by_hand() -> None:
     layers = scores((10, 10), (10, 10), (10, 10))
     bent = DISTRIBUTIONS["layered"](first=1.0, middle=0.0, last=-1.0, base="uniform")

@@ -17,6 +17,7 @@ from .global_distribution import Global
 from .gradual import Gradual
 from .hydra import Hydra
 from .iterative import Iterative
+from .lamp import Lamp
 from .layered import Layered
 from .magnitude import Magnitude
 from .n_m import NM
@@ -38,6 +39,7 @@ SCORES: dict[str, type[Score]] = {
 }
 DISTRIBUTIONS: dict[str, type[Distribution]] = {
     "global": Global,
+    "lamp": Lamp,
     **BASES,
     "layered": Layered,
 }
