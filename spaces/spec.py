@@ -25,7 +25,7 @@ from .sections import Limits, Ramp, Resources, Scheduler, Verification
 from .space import SearchSpace
 from .suggest import closest, listed
 
-CONSTANTS = ("data", "data_options", "epsilon", "epochs", "ramp", "batch_size")
+CONSTANTS = ("data", "data_options", "epsilon", "epochs", "ramp", "batch_size", "precision")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -41,6 +41,8 @@ class StudySpec(SpecModel):
         epsilon: radius of the box around each input, in the units of the data's range; above 0.
         epochs: that a trial trains which is not stopped.
         ramp: the fractions of training between which epsilon grows from 0 to its full size.
+        precision: of the products in training; `bfloat16` keeps weights, optimizer and losses in float32. Everything is
+            scored and verified in float32 or better whatever this is.
         seed: of the sampler, and from which trials' seeds are derived.
         objectives: names of `OBJECTIVES`, the directions being fixed.
         starting_points: configurations that are tried first; values they leave out are drawn by the sampler.
@@ -57,6 +59,7 @@ class StudySpec(SpecModel):
     epochs: StrictInt = Field(default=27, ge=1)
     ramp: Ramp = Ramp()
     batch_size: StrictInt = Field(default=128, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
     trials: StrictInt = Field(default=32, ge=1)
     seed: StrictInt = Field(default=0, ge=0)
     objectives: tuple[StrictStr, ...] = Field(default=("verified_accuracy", "sparsity"), min_length=1)
@@ -81,7 +84,9 @@ class StudySpec(SpecModel):
 
     def constants(self) -> dict[str, Any]:
         """What every trial has in common and what decides the network that a configuration trains to."""
-        return self.model_dump(mode="json", include=set(CONSTANTS))
+        constants = self.model_dump(mode="json", include=set(CONSTANTS))
+        # Studies from before there was a choice keep their fingerprints.
+        return {name: value for name, value in constants.items() if (name, value) != ("precision", "float32")}
 
     def to_dict(self) -> dict[str, Any]:
         """The specification as JSON holds it; `from_dict` is the exact inverse."""

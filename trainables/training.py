@@ -267,8 +267,9 @@ class Training:
         graph, mask, optimizer = self._trained(step)
         regulariser = self._methods.regulariser
         batch = replace(batch, boxes={} if regulariser.reads_boxes else None)
-        loss = self._methods.loss.loss(graph, batch)
-        loss = loss + regulariser.penalty(graph, batch)
+        with self._precision():
+            loss = self._methods.loss.loss(graph, batch)
+            loss = loss + regulariser.penalty(graph, batch)
         if not torch.isfinite(loss):
             raise Diverged(
                 f"the loss became {loss.item()} in epoch {self.epoch + 1} at epsilon "
@@ -287,6 +288,11 @@ class Training:
             group["lr"] = rate
         optimizer.step()
         mask.apply_(graph.network)
+
+    def _precision(self) -> torch.autocast:
+        """Within it products are of the study's precision."""
+        reduced = self._spec.precision != "float32"
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=reduced)
 
     def _check_finite(self) -> None:
         """The loss is looked at before each step; the last step may still have gone astray."""

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -43,6 +43,11 @@ def batch(epsilon: float, *, boxes: dict[int, Box] | None = None, ramp: float = 
     factors = torch.rand(1, 6, 6, dtype=torch.float64, generator=drawn)
     box = boxed(x, epsilon * factors, 0.0, 1.0)
     return Batch(x, torch.tensor([0, 1, 2, 0, 1, 2]), *box, ramp, boxes, low=0.0, high=1.0, seed=5)
+
+
+def single(batch: Batch) -> Batch:
+    x, centre, radius = (values.float() for values in (batch.x, batch.centre, batch.radius))
+    return replace(batch, x=x, centre=centre, radius=radius)
 
 
 @pytest.mark.parametrize(("name", "architecture"), WORKS_ON)
@@ -89,6 +94,25 @@ def test_it_leaves_the_interval_bounds_of_the_box_or_of_a_part_of_it(name: str, 
         assert bool((seen.lower >= bounds[index].lower - 1e-9).all())
         assert bool((seen.upper <= bounds[index].upper + 1e-9).all())
         assert bool((seen.radius > 0).any())
+
+
+@pytest.mark.parametrize(("name", "architecture"), WORKS_ON)
+def test_in_bfloat16_it_is_near_what_it_is_in_float32_and_no_bounds_cross(name: str, architecture: str) -> None:
+    loss, found = cheap(name), []
+    for reduced in (False, True):
+        net, boxes = network(architecture).float(), dict[int, Box]()
+        data = single(batch(0.05, boxes=boxes))
+        with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+            value = loss.loss(trace(net, (1, 6, 6)), data)
+        assert value.dtype == torch.float32
+        gradients = torch.autograd.grad(value, list(net.parameters()), allow_unused=True, materialize_grads=True)
+        assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+        assert all(bool((box.radius >= 0).all() and (box.lower <= box.upper).all()) for box in boxes.values())
+        found.append((value.item(), torch.cat([gradient.flatten() for gradient in gradients])))
+    (exact, exactly), (near, nearly) = found
+    assert near == pytest.approx(exact, rel=0.02)
+    # Attacks may take another corner of the box by a rounding error.
+    assert F.cosine_similarity(exactly, nearly, dim=0) > 0.9
 
 
 @pytest.mark.parametrize("name", LOSSES)

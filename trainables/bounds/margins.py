@@ -21,6 +21,9 @@ def margin_bounds(last_linear: nn.Linear, centre: Tensor, radius: Tensor, labels
     The centre of a margin is a difference of logits; its radius is `radius · |W_y - W_k|`, taken from one table of all
     pairs of classes, which is one matrix product for the batch instead of one per sample.
 
+    Under autocast this layer alone is computed in the precision of its weights: a margin is a difference of logits, in
+    which a loss has its gradient, and the layer is small.
+
     Args:
         centre, radius: `(batch, features)`.
         labels: `(batch,)`, the class y of each sample.
@@ -28,6 +31,12 @@ def margin_bounds(last_linear: nn.Linear, centre: Tensor, radius: Tensor, labels
     Returns:
         `(batch, classes)`; exactly 0 at k = y.
     """
+    with torch.autocast(centre.device.type, enabled=False):
+        dtype = last_linear.weight.dtype
+        return _margin_bounds(last_linear, centre.to(dtype), radius.to(dtype), labels)
+
+
+def _margin_bounds(last_linear: nn.Linear, centre: Tensor, radius: Tensor, labels: Tensor) -> Box:
     weight = last_linear.weight
     classes = weight.shape[0]
     logits = F.linear(centre, weight, last_linear.bias)

@@ -114,6 +114,7 @@ def _natural_step(layer: nn.Module, *inputs: Tensor) -> Tensor:
 def _settled(layer: nn.Module, x: Tensor) -> Affine:
     """The layer by the statistics of `x`, which its running ones are updated with."""
     assert isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)
+    assert layer.running_var is not None
     dims = [0, *range(2, x.dim())]
     count = x.numel() // x.shape[1]
     if count < 2:
@@ -121,7 +122,8 @@ def _settled(layer: nn.Module, x: Tensor) -> Affine:
             f"BatchNorm in training mode needs more than one value per channel, got input {tuple(x.shape)}: "
             "use a larger batch"
         )
-    var, mean = torch.var_mean(x, dims, correction=0)
+    # Under autocast, in the precision of the running statistics.
+    var, mean = torch.var_mean(x.to(layer.running_var.dtype), dims, correction=0)
     with torch.no_grad():
         _update_running(layer, mean, var * (count / (count - 1)))
     return Affine(*scale_and_shift(layer, mean, var))

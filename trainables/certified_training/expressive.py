@@ -41,6 +41,8 @@ class Expressive(Attacked):
 
     def loss(self, graph: Graph, batch: Batch) -> Tensor:
         settled = settle(graph, batch.x)
-        logits = forward(settled, self.attack(settled, batch.widened(self.attack_epsilon), batch))
-        adversarial = logits.gather(1, batch.y[:, None]) - logits
-        return self.combined(adversarial, interval_margins(settled, batch.box, batch), batch.y).mean()
+        points = self.attack(settled, batch.widened(self.attack_epsilon), batch)
+        interval = interval_margins(settled, batch.box, batch)
+        # Of lower precision under autocast.
+        logits = forward(settled, points).to(interval.dtype)
+        return self.combined(logits.gather(1, batch.y[:, None]) - logits, interval, batch.y).mean()
