@@ -36,13 +36,13 @@ class Lamp(Distribution):
 def relative(scores: Tensor) -> Tensor:
     """`s_i^2 / sum of s_j^2 over all s_j >= s_i` in one layer, float64 of the scores' shape, in their order.
 
-    Of equal scores the one with the lower flat index counts as the higher; -inf stays -inf.
+    Of equal scores the one with the lower flat index counts as the higher. Infinite ones stay so and count for nothing.
     """
     order = torch.sort(scores.detach().cpu().double().flatten(), descending=True, stable=True)
-    kept = order.values != -torch.inf
-    values = order.values[kept]
+    finite = order.values.isfinite()
+    values = order.values[finite]
     squares = (values - values.min().clamp_max(0.0)).square() if len(values) else values
-    shares = torch.full_like(order.values, -torch.inf)
+    shares = order.values.clone()
     # Of nothing but zeros none has a share.
-    shares[kept] = squares / squares.cumsum(0).clamp_min(torch.finfo(torch.float64).tiny)
+    shares[finite] = squares / squares.cumsum(0).clamp_min(torch.finfo(torch.float64).tiny)
     return torch.empty_like(shares).scatter_(0, order.indices, shares).view(scores.shape)
