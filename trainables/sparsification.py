@@ -12,7 +12,7 @@ from .errors import CheckpointError
 from .mask import Mask, prunable_weights
 from .methods import Methods
 from .optimizers import clear_moments_
-from .pruning import Candidates, LearnedScore, Score, first_due, kept_weights, prune, settled_from
+from .pruning import Candidates, Exchange, LearnedScore, Score, first_due, kept_weights, prune, settled_from
 from .pruning.learning import ScoresInTraining
 from .pruning.liveness import over_readers
 
@@ -70,13 +70,10 @@ class Sparsification:
         due = self._methods.schedule.due(step, self._steps)
         if due.keep:
             self._snapshot = {name: value.clone() for name, value in self._network.state_dict().items()}
-        self._reach(step)
         if due.exchange is not None:
-            candidates, pattern = self._candidates(step), self._methods.pattern
-            if pattern.whole_units:
-                self._wake(candidates)
-            kept = kept_weights(self.mask.total, due.of(self._target))
-            self._set(due.exchange.exchange(candidates, self.mask, pattern, kept, ramp))
+            self._exchange(step, due.exchange, due.of(self._target), ramp)
+        else:
+            self._reach(step)
         if due.rewind:
             self._network.load_state_dict(self._snapshot)
             self.mask.apply_(self._network)
@@ -87,9 +84,13 @@ class Sparsification:
     def at_rest(self, step: int) -> None:
         """Prune what falls due where training stops for now, so that what is scored there is pruned already.
 
-        `before_step` finds it done. Where a schedule rewinds, the network is scored as it has been trained.
+        `before_step` finds it done. Where a schedule rewinds or exchanges the network is scored as it has been trained;
+        only at the end of training weights are exchanged first.
         """
-        if not self._methods.schedule.due(step, self._steps).rewind:
+        due = self._methods.schedule.due(step, self._steps)
+        if due.exchange is not None and step == self._steps:
+            self._exchange(step, due.exchange, due.of(self._target), 1.0)
+        elif due.exchange is None and not due.rewind:
             self._reach(step)
 
     @property
@@ -143,6 +144,13 @@ class Sparsification:
         self._set(self._pruned(step, was, self._methods.score))
         if step == 0 and self.mask is not was and self._methods.initialisation.masked_fan_in:
             self._methods.initialisation.initialise_(self._network, self.mask, self._candidates(step).generator)
+
+    def _exchange(self, step: int, exchange: Exchange, sparsity: float, ramp: float) -> None:
+        methods, candidates = self._methods, self._candidates(step)
+        if methods.pattern.whole_units:
+            self._wake(candidates)
+        kept = kept_weights(self.mask.total, sparsity)
+        self._set(exchange.exchange(candidates, self.mask, methods.pattern, methods.distribution, kept, ramp))
 
     def _started(self) -> ScoresInTraining:
         assert isinstance(self._methods.score, LearnedScore)

@@ -16,7 +16,7 @@ from sparsevlr.trainables.certified_training import (
     CertifiedLoss,
 )
 from sparsevlr.trainables.mask import Mask, prunable_weights
-from sparsevlr.trainables.pruning import PATTERNS, SCHEDULES, Candidates
+from sparsevlr.trainables.pruning import DISTRIBUTIONS, PATTERNS, SCHEDULES, Candidates
 from sparsevlr.trainables.pruning.gradients import gradient_alone, mean_over_batches
 from sparsevlr.trainables.pruning.hydra import Hydra
 from sparsevlr.trainables.pruning.learning import ScoresInTraining
@@ -54,11 +54,19 @@ def with_weights(*layers: list[list[float]]) -> tuple[nn.Sequential, Mask]:
     return net, Mask({name: weight != 0 for name, weight in prunable_weights(net).items()})
 
 
-def exchange(net: nn.Sequential, mask: Mask, loss: CertifiedLoss, ramp: float = 0.5, **options: object) -> Mask:
+def exchange(
+    net: nn.Sequential,
+    mask: Mask,
+    loss: CertifiedLoss,
+    distribution: str = "erk",
+    kept: int | None = None,
+    **options: object,
+) -> Mask:
     due = SCHEDULES["drop-and-grow"](end=1.0, updates=2, drop_fraction=2 / 3, **options).due(1, 2)
     # Half way along the cosine: a third of the kept weights.
     assert due.exchange.share == pytest.approx(1 / 3)
-    return due.exchange.exchange(candidates(net, loss), mask, PATTERNS["unstructured"](), mask.kept, ramp)
+    among = candidates(net, loss), mask, PATTERNS["unstructured"](), DISTRIBUTIONS[distribution]()
+    return due.exchange.exchange(*among, mask.kept if kept is None else kept, 0.5)
 
 
 ROWS = [[5.0, -0.1, 2.0, 0.0, 0.0, 0.0], [0.2, 3.0, -0.3, 0.0, 0.0, 0.0]]
@@ -86,13 +94,29 @@ def test_within_the_network_densities_move_and_no_layer_is_cut_off() -> None:
         "0.weight": torch.tensor([[0.0, 0.0], [6.0, 5.0], [0.0, 1.0]]),
         "1.weight": torch.tensor([[0.0, 0.0, 2.0], [0.0, 0.0, 0.0]]),
     }
-    by_network = exchange(net, mask, Linear(gradients), within="network")
+    by_network = exchange(net, mask, Linear(gradients), "global")
     # Two of five: 0.1 and 0.3, since 0.2 is all that would be left of its layer.
     assert by_network["0.weight"].int().tolist() == [[1, 1], [1, 1], [0, 0]]
     assert by_network["1.weight"].int().tolist() == [[0, 1, 0], [0, 0, 0]]
-    by_layer = exchange(net, mask, Linear(gradients), within="layer")
+    by_layer = exchange(net, mask, Linear(gradients), "erk")
     assert by_layer["0.weight"].int().tolist() == [[1, 1], [1, 0], [0, 0]]
     assert by_layer["1.weight"].int().tolist() == [[0, 1, 1], [0, 0, 0]]
+
+
+def test_where_the_sparsity_rises_fewer_stay_and_as_large_a_share_is_grown() -> None:
+    net, mask = with_weights(ROWS)
+    new = exchange(net, mask, Linear({"0.weight": GRADIENTS}), kept=4)
+    # Two thirds of four stay, 5, 3 and 2; -7 comes.
+    assert new["0.weight"].int().tolist() == [[1, 0, 1, 0, 1, 0], [0, 1, 0, 0, 0, 0]]
+
+
+def test_layers_are_left_what_their_distribution_gives_them() -> None:
+    rows, zeros = [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]], [[0.1, 0.2]]
+    net, mask = with_weights(rows, zeros)
+    # Erdos-Renyi-Kernel gives both layers their dense size at 10; at 4 in proportion to 6 and 3, so 3 and 1.
+    loss = Linear({"0.weight": torch.ones(2, 4), "1.weight": torch.ones(1, 2)})
+    new = exchange(net, mask, loss, "erk", 4)
+    assert {name: int(values.sum()) for name, values in new.items()} == {"0.weight": 3, "1.weight": 1}
 
 
 def test_a_dense_layer_has_nothing_to_grow() -> None:

@@ -68,7 +68,7 @@ def study(**space: object) -> StudySpec:
         ({"regulariser": "nsr"}, "did you mean 'nrs'"),
         ({"regulariser.weight": 0.01}, "regulariser 'none' has no such option"),
         ({"initialisation.masked_fan_in": 1}, "masked_fan_in must be true or false"),
-        ({"schedule": "drop-and-grow", "schedule.within": "filter"}, "schedule.within must be layer or network"),
+        ({"schedule": "drop-and-grow", "schedule.initial": 0.0}, "schedule.initial is a fraction of the target"),
     ],
 )
 def test_spaces_with_an_impossible_configuration(space: dict[str, object], message: str) -> None:

@@ -112,6 +112,7 @@ SETTLED = {
     "at-init": 0,
     "drop-and-grow": 11,
     "drop-and-grow at random": 15,
+    "drop-and-grow from a denser network": 13,
     "drop-and-grow of filters": 12,
     "iterative": 11,
     "iterative by whole epochs": 12,
@@ -163,11 +164,11 @@ def different(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> d
 
 
 @pytest.mark.parametrize("grow", ["gradient", "random"])
-@pytest.mark.parametrize("within", ["layer", "network"])
+@pytest.mark.parametrize("distribution", ["erk", "global", "lamp"])
 def test_exploration_exchanges_until_its_end_and_then_stops(
-    short: StudySpec, digits: Dataset, watched: Any, grow: str, within: str
+    short: StudySpec, digits: Dataset, watched: Any, grow: str, distribution: str
 ) -> None:
-    options = {"schedule.within": within, "schedule.grow": grow, "schedule.updates": 4, "schedule.end": 0.5}
+    options = {"distribution": distribution, "schedule.grow": grow, "schedule.updates": 4, "schedule.end": 0.5}
     masks = masks_of(config("drop-and-grow", **{"score": "random"} | options), short, digits, watched)
     changes = [sum(different(one, other).values()) for one, other in itertools.pairwise(masks)]
     # Two steps between updates; the fourth, at half the training, is the end.
@@ -175,7 +176,27 @@ def test_exploration_exchanges_until_its_end_and_then_stops(
     assert changes[1] > changes[3] > changes[5]
     sizes = [{name: int(kept.sum()) for name, kept in mask.items()} for mask in masks]
     assert len({sum(size.values()) for size in sizes}) == 1
-    assert (sizes[-1] == sizes[0]) == (within == "layer")
+    assert (sizes[-1] == sizes[0]) == (distribution == "erk")
+
+
+def test_a_sparsity_that_rises_is_exact_at_every_update_and_at_the_end(
+    short: StudySpec, digits: Dataset, watched: Any
+) -> None:
+    one = config(
+        "drop-and-grow from a denser network", **{"schedule.updates": 4, "schedule.end": 1.0, "score": "random"}
+    )
+    masks = masks_of(one, short, digits, watched)
+    steps, total = len(masks), sum(kept.numel() for kept in masks[0].values())
+    target = one.values["sparsity"]
+    for step, mask in enumerate(masks):
+        due = 1 - 0.4 * (1 - step * 4 // steps / 4) ** 3
+        assert sum(int(kept.sum()) for kept in mask.values()) == round((1 - target * due) * total)
+    training = training_of(one, short, digits)
+    training.train_until(short.epochs)
+    assert training.mask.kept == round((1 - target) * total)
+    # What is left at the end is not what a random score would leave, but the largest.
+    worth = training.network.state_dict()
+    assert all(float(worth[name][kept].abs().min()) > 0 for name, kept in training.mask.items())
 
 
 def test_random_growth_differs_from_gradient_growth(

@@ -13,17 +13,16 @@ from .block import Block
 from .connection import connects, select
 from .drop_and_grow import DropAndGrow
 from .filter_pattern import Filter
-from .global_distribution import Global
 from .gradual import Gradual
 from .hydra import Hydra
 from .iterative import Iterative
-from .lamp import Lamp
 from .layered import Layered
 from .magnitude import Magnitude
 from .n_m import NM
 from .one_shot import OneShot
 from .proportional import BASES
 from .random_score import Random
+from .ranking import Global, Lamp
 from .snip import Snip
 from .stability import Stability
 from .taylor import Taylor

@@ -127,10 +127,12 @@ class Pattern(ABC):
 
 
 class Exchange(ABC):
-    """A change of the mask that leaves the sparsity as it is."""
+    """A change of the mask in which weights come back."""
 
     @abstractmethod
-    def exchange(self, candidates: Candidates, mask: Mask, pattern: Pattern, kept: int, ramp: float) -> Mask:
+    def exchange(
+        self, candidates: Candidates, mask: Mask, pattern: Pattern, distribution: Distribution, kept: int, ramp: float
+    ) -> Mask:
         """The mask after it, again one of the pattern.
 
         Args:
@@ -150,7 +152,7 @@ class Due(NamedTuple):
         position: where the epsilon ramp and the learning rate are, in [0, 1].
         geometric: whether `sparsity` is a share of the logarithm of the target density instead: equal steps of it then
             remove equal fractions of what is left.
-        exchange: weights to drop and to grow at this step.
+        exchange: how weights are dropped and grown at this step, to the sparsity that is due; in place of pruning.
         keep: remember the state of the network as it is before this step.
         rewind: prune, then go back to the state remembered.
     """
