@@ -3,11 +3,13 @@
     python benchmarks/approaches.py run [SETTING ...] [--workers 2]    # resumable; hours, one line per training
     python benchmarks/approaches.py report [SETTING ...]               # tables and plots from the checked-in raw data
 
-Settings are those of `SETTINGS`. Every approach, dense stages and rounds counted, has the same epochs, and each is
-tuned equally: the same learning rates with one seed, the best on the validation split is trained again
-with the seeds that count (where a setting has no grid, all train with the same). Accuracies are those of the whole test
-split, by the whole cascade; seconds are processor time of training on one thread. What each needs by the schedule that
-its paper gives it is in `published_schedules.py`.
+Settings are those of `SETTINGS`. Every approach, dense stages and rounds counted, has the same epochs. Each is tuned
+equally where its setting says so: two trainings with one seed at the highest sparsity, of which the better one on the
+validation split is trained again, at all sparsities, with the seeds that count. They differ in when the mask is
+complete, or, where that is no choice (dense, at init, rounds), in the learning rate. Training is in bfloat16 but for
+settings that say float32. Accuracies are those of the whole test split, by the whole cascade in float32; seconds are
+processor time of training on one thread. What each needs by the schedule that its paper gives it is in
+`published_schedules.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -43,55 +44,52 @@ TUNING_SEED, SEEDS = 100, (0, 1, 2, 3, 4)
 Line = dict[str, Any]
 """One training: its key, what it was, and what came out."""
 
-MAGNITUDE = {"score": "magnitude", "distribution": "global"}
-SPARSE_VLR = {
-    "score": "random",
-    "distribution": "erk",
-    "schedule": "drop-and-grow",
-    "schedule.grow": "gradient",
-    "schedule.within": "network",
-    "initialisation": "ibp",
-    "initialisation.masked_fan_in": True,
+MAGNITUDE = {"score": "magnitude", "distribution": "lamp"}
+ONE_SHOT, GRADUAL = MAGNITUDE | {"schedule": "one-shot"}, MAGNITUDE | {"schedule": "gradual"}
+BORN_SPARSE = {"score": "random", "initialisation": "ibp", "initialisation.masked_fan_in": True}
+RIGL = BORN_SPARSE | {"distribution": "erk", "schedule": "drop-and-grow"}
+SPARSE_VLR = RIGL | {"distribution": "lamp", "schedule.initial": 0.8}
+NRS = {"regulariser": "nrs"}
+DENSE: dict[str, dict[str, Any]] = {
+    "dense": {"schedule": "gradual", **MAGNITUDE},
+    "dense + NRS": {"schedule": "gradual", **MAGNITUDE, **NRS},
 }
-APPROACHES: dict[str, dict[str, Any]] = {
-    "dense": {"sparsity": 0.0, "schedule": "gradual", **MAGNITUDE},
-    "magnitude, one-shot": {**MAGNITUDE, "schedule": "one-shot", "schedule.at": 0.3},
-    "magnitude, one-shot, per layer": {
-        **MAGNITUDE,
-        "schedule": "one-shot",
-        "schedule.at": 0.3,
-        "distribution": "uniform",
-    },
-    "magnitude, gradual": {**MAGNITUDE, "schedule": "gradual", "schedule.end": 0.3},
+SPARSE: dict[str, dict[str, Any]] = {
+    "magnitude, one-shot": ONE_SHOT,
+    "magnitude, one-shot, raw": ONE_SHOT | {"distribution": "global"},
+    "magnitude, one-shot, per layer": ONE_SHOT | {"distribution": "uniform"},
+    "magnitude, gradual": GRADUAL,
+    "magnitude, gradual, raw": GRADUAL | {"distribution": "global"},
+    "magnitude, gradual + NRS": GRADUAL | NRS,
     "SNIP": {"score": "snip", "distribution": "global", "schedule": "at-init"},
-    "Taylor": {"score": "taylor", "distribution": "global", "schedule": "one-shot", "schedule.at": 0.3},
-    "stability": {"score": "stability", "distribution": "global", "schedule": "one-shot", "schedule.at": 0.3},
-    "HYDRA": {
-        "score": "hydra",
-        "score.span": 0.2,
-        "distribution": "uniform",
-        "schedule": "one-shot",
-        "schedule.at": 0.3,
-    },
-    "IMP": {**MAGNITUDE, "schedule": "iterative", "schedule.rounds": 5},
-    "magnitude, gradual + NRS": {
-        **MAGNITUDE,
-        "schedule": "gradual",
-        "schedule.end": 0.3,
-        "regulariser": "nrs",
-    },
-    "random at init": {"score": "random", "distribution": "erk", "schedule": "at-init"},
-    "SET": {"score": "random", "distribution": "erk", "schedule": "drop-and-grow", "schedule.grow": "random"},
-    "RigL": {"score": "random", "distribution": "erk", "schedule": "drop-and-grow", "schedule.grow": "gradient"},
+    "Taylor": {"score": "taylor", "distribution": "global", "schedule": "one-shot"},
+    "stability": {"score": "stability", "distribution": "global", "schedule": "one-shot"},
+    "HYDRA": {"score": "hydra", "score.span": 0.2, "distribution": "uniform", "schedule": "one-shot"},
+    "IMP": MAGNITUDE | {"schedule": "iterative", "schedule.rounds": 5},
+    "random at init": BORN_SPARSE | {"distribution": "erk", "schedule": "at-init"},
+    "SET": RIGL | {"schedule.grow": "random"},
+    "RigL": RIGL,
     "SparseVLR": SPARSE_VLR,
-    "SparseVLR, equal fan-in": SPARSE_VLR | {"distribution": "fan-in"},
+    "SparseVLR, random growth": SPARSE_VLR | {"schedule.grow": "random"},
     "SparseVLR, full fan-in": SPARSE_VLR | {"initialisation.masked_fan_in": False},
     "SparseVLR, filters": SPARSE_VLR | {"pattern": "filter"},
-    "filters": {**MAGNITUDE, "schedule": "gradual", "schedule.end": 0.3, "pattern": "filter"},
-    "2 x 2 blocks": {**MAGNITUDE, "schedule": "gradual", "schedule.end": 0.3, "pattern": "block", "pattern.size": 2},
-    "1:8": {**MAGNITUDE, "schedule": "gradual", "schedule.end": 0.3, "pattern": "n-m", "pattern.n": 1, "pattern.m": 8},
+    "filters": GRADUAL | {"pattern": "filter"},
+    "2 x 2 blocks": GRADUAL | {"pattern": "block", "pattern.size": 2},
+    "1:8": GRADUAL | {"pattern": "n-m", "pattern.n": 1, "pattern.m": 8},
 }
-GRID = {"optimizer.learning_rate": (1e-3, 3e-3)}
+APPROACHES = DENSE | SPARSE
+"""`raw` compares magnitudes of different layers as they are, the others relative to their layer (LAMP)."""
+
+COMPLETE = {"one-shot": "schedule.at", "gradual": "schedule.end", "drop-and-grow": "schedule.end"}
+"""The option that says when the mask is complete, a fraction of training."""
+
+
+def choices(approach: str) -> tuple[dict[str, float], ...]:
+    """The two settings of an approach that are tried; the first is used where nothing is tuned."""
+    when = None if approach in DENSE else COMPLETE.get(APPROACHES[approach]["schedule"])
+    if when is None:
+        return {"optimizer.learning_rate": 3e-3}, {"optimizer.learning_rate": 5e-3}
+    return {when: 0.6}, {when: 0.3}
 
 
 @dataclass(frozen=True)
@@ -99,41 +97,32 @@ class Setting:
     """A data set, a budget, and the sparsities at which every approach is measured."""
 
     spec: Mapping[str, Any]
-    architecture: Mapping[str, Any]
     sparsities: Sequence[float]
     seeds: Sequence[int] = SEEDS
-    grid: Mapping[str, Sequence[float]] | None = None
+    tuned: bool = False
+    approaches: Sequence[str] = tuple(APPROACHES)
 
 
-COMMON = {"ramp": {"start": 0.01, "end": 0.6}, "scheduler": {"kind": "none"}, "epsilon": 0.1}
-SMALL = {"architecture": "cnn-small"}
-SETTINGS = {
-    "mnist-5k": Setting(
-        COMMON | {"data": "mnist-5k", "epochs": 40, "batch_size": 128},
-        SMALL,
-        (0.9, 0.99),
-        grid=GRID,
-    ),
-    "fashion-mnist": Setting(
-        COMMON | {"data": "fashion-mnist", "epochs": 10, "batch_size": 256, "verification": {"max_crown_samples": 200}},
-        SMALL,
-        (0.95,),
-        seeds=(0, 1, 2),
-    ),
-    "mnist-5k-long": Setting(
-        COMMON | {"data": "mnist-5k", "epochs": 70, "batch_size": 128},
-        SMALL,
-        (0.8, 0.9, 0.95, 0.99),
-        seeds=(0, 1, 2),
-    ),
-    "fashion-mnist-long": Setting(
-        COMMON | {"data": "fashion-mnist", "epochs": 30, "batch_size": 256, "verification": {"max_crown_samples": 200}},
-        SMALL,
-        (0.8, 0.9, 0.95, 0.99),
-        seeds=(0, 1, 2),
-    ),
+COMMON = {"ramp": {"start": 0.01, "end": 0.6}, "scheduler": {"kind": "none"}, "epsilon": 0.1, "precision": "bfloat16"}
+MNIST = COMMON | {"data": "mnist-5k", "epochs": 40, "batch_size": 128}
+FASHION = COMMON | {
+    "data": "fashion-mnist",
+    "epochs": 10,
+    "batch_size": 256,
+    "verification": {"max_crown_samples": 200},
 }
-FIXED = {"loss": "ibp", "optimizer": "adam", "optimizer.learning_rate": 2e-3, "loss.kappa_end": 0.3}
+ALL = (0.8, 0.9, 0.95, 0.99)
+SETTINGS = {
+    "mnist-5k": Setting(MNIST, (0.9, 0.99), tuned=True),
+    "fashion-mnist": Setting(FASHION, (0.95,), (0, 1, 2)),
+    "mnist-5k-float32": Setting(
+        MNIST | {"precision": "float32"}, (0.99,), approaches=("dense", "magnitude, gradual", "SparseVLR")
+    ),
+    "mnist-5k-long": Setting(MNIST | {"epochs": 70}, ALL, (0, 1, 2)),
+    "fashion-mnist-long": Setting(FASHION | {"epochs": 30}, ALL, (0, 1, 2)),
+}
+SMALL = {"architecture": "cnn-small"}
+FIXED = {"loss": "ibp", "optimizer": "adam", "optimizer.learning_rate": 3e-3, "loss.kappa_end": 0.3}
 
 
 @dataclass(frozen=True)
@@ -144,17 +133,17 @@ class Run:
     approach: str
     sparsity: float
     seed: int
-    tuned: tuple[tuple[str, float], ...]
+    chosen: tuple[tuple[str, float], ...]
 
     @property
     def key(self) -> str:
-        return json.dumps([self.setting, self.approach, self.sparsity, self.seed, dict(self.tuned)])
+        return json.dumps([self.setting, self.approach, self.sparsity, self.seed, dict(self.chosen)])
 
     def line(self) -> Line:
         setting = SETTINGS[self.setting]
-        values = FIXED | dict(setting.architecture) | {"sparsity": self.sparsity} | APPROACHES[self.approach]
-        told = {"approach": self.approach, "sparsity": self.sparsity, "tuned": dict(self.tuned)}
-        return {"key": self.key, **told, **in_process(setting.spec, values | dict(self.tuned), self.seed)}
+        values = FIXED | SMALL | {"sparsity": self.sparsity} | APPROACHES[self.approach]
+        told = {"approach": self.approach, "sparsity": self.sparsity, "chosen": dict(self.chosen)}
+        return {"key": self.key, **told, **in_process(setting.spec, values | dict(self.chosen), self.seed)}
 
 
 def in_process(spec: Mapping[str, Any], values: Mapping[str, Any], seed: int) -> Line:
@@ -196,32 +185,36 @@ def _trained(config: TrialConfig, spec: StudySpec, data: Dataset) -> Line:
     }
 
 
-def tuning(name: str) -> list[Run]:
+def tuning(name: str) -> dict[str, list[Run]]:
+    """By approach."""
     setting = SETTINGS[name]
-    grid = setting.grid or {}
-    choices = [tuple(zip(grid, values, strict=True)) for values in product(*grid.values())] if grid else []
-    return [
-        Run(name, approach, sparsity, TUNING_SEED, chosen)
-        for approach, sparsity in _pairs(setting)
-        for chosen in choices
-    ]
+    return {
+        approach: [
+            Run(name, approach, 0.0 if approach in DENSE else max(setting.sparsities), TUNING_SEED, tuple(each.items()))
+            for each in choices(approach)
+        ]
+        for approach in (setting.approaches if setting.tuned else ())
+    }
 
 
 def counting(name: str, lines: Mapping[str, Line]) -> Iterator[Run]:
     """The runs that count, of the approaches whose tuning is complete."""
-    setting, tried = SETTINGS[name], tuning(name)
-    for approach, sparsity in _pairs(setting):
-        mine = [run for run in tried if (run.approach, run.sparsity) == (approach, sparsity)]
-        if not all(run.key in lines for run in mine):
-            continue
-        best = max(mine, key=lambda run: _verified(lines[run.key], "validation")).tuned if mine else ()
-        for seed in setting.seeds:
+    tried = tuning(name)
+    for approach, sparsity in _pairs(SETTINGS[name]):
+        best = tuple(choices(approach)[0].items())
+        if approach in tried:
+            if not all(run.key in lines for run in tried[approach]):
+                continue
+            best = max(tried[approach], key=lambda run: _verified(lines[run.key], "validation")).chosen
+        for seed in SETTINGS[name].seeds:
             yield Run(name, approach, sparsity, seed, best)
 
 
 def _pairs(setting: Setting) -> list[tuple[str, float]]:
-    sparse = [(name, sparsity) for sparsity in setting.sparsities for name in APPROACHES if name != "dense"]
-    return [("dense", 0.0), *sparse]
+    dense = [(name, 0.0) for name in setting.approaches if name in DENSE]
+    return dense + [
+        (name, sparsity) for sparsity in setting.sparsities for name in setting.approaches if name not in DENSE
+    ]
 
 
 def _verified(line: Line, split: str) -> float:
@@ -240,7 +233,8 @@ def run(names: Sequence[str], workers: int) -> None:
         for name in names:
             for phase in ("tuning", "counting"):
                 done = lines_of(RAW / f"{name}.jsonl")
-                planned = tuning(name) if phase == "tuning" else list(counting(name, done))
+                tried = (run for runs in tuning(name).values() for run in runs)
+                planned = list(tried if phase == "tuning" else counting(name, done))
                 # Seed by seed over all approaches: whenever this is cut, all have been treated alike.
                 planned.sort(key=lambda one: one.seed)
                 for future in as_completed([pool.submit(one.line) for one in planned if one.key not in done]):

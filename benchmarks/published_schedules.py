@@ -57,8 +57,8 @@ SCHEDULES = {
     PRUNED_AFTER: Published({**MAGNITUDE, "schedule": "one-shot", "schedule.at": 0.5}, 2.0),
     "HYDRA": Published(APPROACHES["HYDRA"] | {"schedule.at": 1 / 2.2, "score.span": 0.2 / 2.2}, 2.2),
     "IMP, 5 rounds": Published(APPROACHES["IMP"], 5.0, rounds=True),
-    "magnitude, gradual": Published(APPROACHES["magnitude, gradual"]),
-    "SparseVLR": Published(APPROACHES["SparseVLR"]),
+    "magnitude, gradual": Published(APPROACHES["magnitude, gradual"] | {"schedule.end": 0.6}),
+    "SparseVLR": Published(APPROACHES["SparseVLR"] | {"schedule.end": 0.6}),
 }
 
 
