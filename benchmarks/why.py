@@ -8,8 +8,8 @@ mnist-5k, cnn-small at half width, 20 epochs, epsilon 0.1 reached at epoch 12. E
 loss and optimizer, untuned. With equal seeds all begin with the same weights and see the same data in the same order;
 `masked fan-in` draws the weights again by the inputs that each unit keeps. `its mask` and `its densities` begin with
 those weights and with the mask that one-shot magnitude pruning came to at that seed, or a random one of its densities
-by layer. Layers are measured by the trials themselves, on validation; accuracies at the end are on test, by intervals,
-PGD and CROWN-IBP.
+by layer. `raw` compares magnitudes of different layers as they are, the others by LAMP. Layers are measured by the
+trials themselves, on validation; accuracies at the end are on test, by intervals, PGD and CROWN-IBP.
 """
 
 from __future__ import annotations
@@ -71,41 +71,48 @@ FIXED = {
     "loss": "ibp",
     "loss.kappa_end": 0.3,
     "optimizer": "adam",
-    "optimizer.learning_rate": 2e-3,
+    "optimizer.learning_rate": 3e-3,
 }
-MAGNITUDE = {"score": "magnitude", "distribution": "global"}
+MAGNITUDE = {"score": "magnitude", "distribution": "lamp"}
+RAW_MAGNITUDE = {"score": "magnitude", "distribution": "global"}
 ERK = {"score": "random", "distribution": "erk"}
 MASKED = {"initialisation": "ibp", "initialisation.masked_fan_in": True}
-GROW = ERK | {"schedule": "drop-and-grow"}
-FREE = GROW | {"schedule.within": "network"}
+GROW = ERK | {"schedule": "drop-and-grow", "schedule.end": 0.6}
+FREE = GROW | {"distribution": "lamp"}
+DENSER = FREE | {"schedule.initial": 0.8}
 GIVEN = MAGNITUDE | {"schedule": "at-init", "start": "parent-weights", "start.parent": "given"}
 PRUNED = "magnitude, one-shot"
 APPROACHES: dict[str, dict[str, Any]] = {
     "dense": MAGNITUDE | {"schedule": "gradual"},
     PRUNED: MAGNITUDE | {"schedule": "one-shot", "schedule.at": 0.3},
-    "magnitude, gradual": MAGNITUDE | {"schedule": "gradual", "schedule.end": 0.3},
+    "magnitude, one-shot, raw": RAW_MAGNITUDE | {"schedule": "one-shot", "schedule.at": 0.3},
+    "magnitude, gradual": MAGNITUDE | {"schedule": "gradual", "schedule.end": 0.6},
+    "magnitude, gradual, raw": RAW_MAGNITUDE | {"schedule": "gradual", "schedule.end": 0.6},
     "SNIP": {"score": "snip", "distribution": "global", "schedule": "at-init"},
     "random, ERK": ERK | {"schedule": "at-init"},
     "random, ERK, masked fan-in": ERK | {"schedule": "at-init"} | MASKED,
     "drop and grow in layers": GROW,
     "drop and grow in layers, masked fan-in": GROW | MASKED,
-    "drop and grow in network": FREE,
-    "drop and grow in network, masked fan-in": FREE | MASKED,
+    "drop and grow": FREE,
+    "drop and grow, masked fan-in": FREE | MASKED,
+    "drop and grow from denser": DENSER,
+    "drop and grow from denser, masked fan-in": DENSER | MASKED,
     "its mask": GIVEN,
     "its mask, masked fan-in": GIVEN,
     "its densities": GIVEN,
     "its densities, masked fan-in": GIVEN,
-    "magnitude, gradual, 40 epochs": MAGNITUDE | {"schedule": "gradual", "schedule.end": 0.3},
-    "drop and grow in network, masked fan-in, 40 epochs": FREE | MASKED,
+    "magnitude, gradual, 40 epochs": MAGNITUDE | {"schedule": "gradual", "schedule.end": 0.6},
+    "drop and grow, masked fan-in, 40 epochs": FREE | MASKED,
+    "drop and grow from denser, masked fan-in, 40 epochs": DENSER | MASKED,
 }
 DRAWN = (
     "dense",
     PRUNED,
+    "magnitude, one-shot, raw",
     "magnitude, gradual",
-    "random, ERK",
     "random, ERK, masked fan-in",
-    "drop and grow in network",
-    "drop and grow in network, masked fan-in",
+    "drop and grow, masked fan-in",
+    "drop and grow from denser, masked fan-in",
     "its densities, masked fan-in",
     "its mask, masked fan-in",
 )

@@ -30,7 +30,7 @@ DEFAULT_SPACE: Final[Mapping[str, Any]] = FrozenMapping(
         "architecture": "mlp",
         SPARSITY: {"low": 0.0, "high": 0.995, "scale": "log-complement"},
         "score": "magnitude",
-        "distribution": "global",
+        "distribution": "lamp",
         "schedule": "gradual",
         "loss": "ibp",
         "optimizer": "adam",

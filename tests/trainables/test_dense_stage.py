@@ -70,7 +70,7 @@ def test_taking_a_stage_over_equals_training_it(
 
 
 @pytest.mark.parametrize(
-    ("schedule", "epochs"), zip(SCHEDULES, [0, 2, 2, 0, 1, 4, 0, 0, 0, 0, 1, 1, 0, 1, 0], strict=True)
+    ("schedule", "epochs"), zip(SCHEDULES, [0, 2, 2, 0, 1, 4, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0], strict=True)
 )  # of 4 epochs with 8 steps each
 def test_stages_are_the_whole_epochs_before_anything_is_pruned(spec: StudySpec, schedule: str, epochs: int) -> None:
     assert stage_of(config(schedule), spec).epochs == epochs
