@@ -140,9 +140,9 @@ class Sparsification:
                 self._show_learned()
             return
         self._learning = None
-        was = self.mask
-        self._set(self._pruned(step, was, self._methods.score))
-        if step == 0 and self.mask is not was and self._methods.initialisation.masked_fan_in:
+        self._set(self._pruned(step, self.mask, self._methods.score))
+        sparse_and_fresh = self.mask.kept < self.mask.total and not self._methods.start.brings_weights
+        if step == 0 and sparse_and_fresh and self._methods.initialisation.masked_fan_in:
             self._methods.initialisation.initialise_(self._network, self.mask, self._candidates(step).generator)
 
     def _exchange(self, step: int, exchange: Exchange, sparsity: float, ramp: float) -> None:

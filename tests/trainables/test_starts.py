@@ -81,6 +81,23 @@ def test_weights_are_taken_over_only_where_they_are_asked_for(
         assert trial._training.mask.kept == source.mask.kept
 
 
+@pytest.mark.parametrize("schedule", ["gradual", "at-init"])
+def test_fresh_weights_are_drawn_by_the_mask_and_those_of_a_parent_never(
+    spec: StudySpec, digits: Dataset, parent: tuple[Location, Checkpoint], schedule: str
+) -> None:
+    _, source = parent
+    for start in ("parent-mask", "parent-weights"):
+        sizes = []
+        for masked in (False, True):
+            trial = Trial(child(start, schedule, **{"initialisation.masked_fan_in": masked}), spec, digits)
+            trial._training.begin_from(source)
+            trial._training.train_until(0)
+            kept = trial._training.mask["1.weight"]
+            sizes.append(trial._training.network.state_dict()["1.weight"][kept].std().item())
+        # Half the inputs or fewer are left: twice the deviation or more.
+        assert sizes[1] > 1.5 * sizes[0] if start == "parent-mask" else sizes[1] == sizes[0]
+
+
 def test_a_parent_that_cannot_be_one_fails_the_trial(
     spec: StudySpec, digits: Dataset, parent: tuple[Location, Checkpoint]
 ) -> None:
