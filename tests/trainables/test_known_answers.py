@@ -181,8 +181,8 @@ def test_stability_by_hand() -> None:
     net = two_neurons()
     graph, x = trace(net, (1,)), torch.full((1, 1), 0.5, dtype=torch.float64)
     boxes = dict(enumerate(interval_bounds(graph, *input_box(x, 0.1, 0.0, 1.0))))
-    # Bounds [0.4, 0.6] and [-0.2, 0.2]: products 0.24 and -0.04.
-    penalty = NRS(weight=0.01).penalty(graph, Batch(x, torch.zeros(1), x, x, 1.0, boxes))
+    # Bounds [0.4, 0.6] and [-0.2, 0.2]: products 0.24 and -0.04; the mean of two neurons.
+    penalty = NRS(weight=0.02).penalty(graph, Batch(x, torch.zeros(1), x, x, 1.0, boxes))
     assert penalty.item() == pytest.approx(-0.01 * (math.tanh(1.24) + math.tanh(0.96)))
     penalty.backward()
     # l u = (w c + b)^2 - (w r)^2, so d/dw = 2 c (w c + b) - 2 w r^2 = 0.48 and 0.04.
@@ -198,7 +198,7 @@ def test_stability_is_measured_in_units_of_the_normalisation_before_it_which_is_
     net[1].weight.data = torch.tensor([2.0, 1e-9], dtype=torch.float64)
     graph, x = trace(net, (1,)), torch.full((1, 1), 0.5, dtype=torch.float64)
     bounds = interval_bounds(graph, *input_box(x, 0.1, 0.0, 1.0))
-    penalty = NRS(weight=1.0).penalty(graph, Batch(x, torch.zeros(1), x, x, 1.0, dict(enumerate(bounds))))
+    penalty = NRS(weight=2.0).penalty(graph, Batch(x, torch.zeros(1), x, x, 1.0, dict(enumerate(bounds))))
     # The scale of 2 cancels; the one of nearly 0 counts as more than it is.
     assert penalty.item() == pytest.approx(-(math.tanh(1.24) + math.tanh(1.0)))
     penalty.backward()
