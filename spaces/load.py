@@ -46,6 +46,11 @@ PRESETS: Final[dict[str, Preset]] = {
         "mnist",
         "cifar10",
         "svhn",
+        "mnist-sabr",
+        "mnist-mtl-ibp",
+        "fashion-mnist-crown-ibp",
+        "cifar10-2-255-mtl-ibp",
+        "cifar10-8-255-ibp",
     )
 }
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, final
 
+import numpy as np
 from pydantic import (
     ConfigDict,
     Field,
@@ -16,6 +17,7 @@ from pydantic import (
 )
 
 from .datasets import Dataset, check_dataset_name
+from .epsilon_scale import check_scale, check_shape
 from .errors import SpecError
 from .frozen import FrozenMapping, freeze_all, thaw
 from .model import SpecModel
@@ -25,7 +27,9 @@ from .sections import Limits, Ramp, Resources, Scheduler, Verification
 from .space import SearchSpace
 from .suggest import closest, listed
 
-CONSTANTS = ("data", "data_options", "epsilon", "epochs", "ramp", "batch_size", "precision")
+CONSTANTS = ("data", "data_options", "epsilon", "epsilon_scale", "epochs", "ramp", "batch_size", "precision")
+LATER = {"epsilon_scale": None, "precision": "float32"}
+"""Constants that there was no choice of before, with what that means: so old studies keep their fingerprints."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -39,6 +43,8 @@ class StudySpec(SpecModel):
         name: the study's, a file name.
         data, data_options: as for `load_dataset`.
         epsilon: radius of the box around each input, in the units of the data's range; above 0.
+        epsilon_scale: the radius of each feature as a multiple of epsilon, at least 0: nested lists that broadcast to
+            the shape of an input; None is 1 everywhere.
         epochs: that a trial trains which is not stopped.
         ramp: the fractions of training between which epsilon grows from 0 to its full size.
         precision: of the products in training; `bfloat16` keeps weights, optimizer and losses in float32. Everything is
@@ -56,6 +62,7 @@ class StudySpec(SpecModel):
     data: StrictStr
     data_options: Mapping[str, Any] = FrozenMapping({})
     epsilon: StrictFloat = Field(gt=0)
+    epsilon_scale: tuple[Any, ...] | None = None
     epochs: StrictInt = Field(default=27, ge=1)
     ramp: Ramp = Ramp()
     batch_size: StrictInt = Field(default=128, ge=1)
@@ -85,8 +92,7 @@ class StudySpec(SpecModel):
     def constants(self) -> dict[str, Any]:
         """What every trial has in common and what decides the network that a configuration trains to."""
         constants = self.model_dump(mode="json", include=set(CONSTANTS))
-        # Studies from before there was a choice keep their fingerprints.
-        return {name: value for name, value in constants.items() if (name, value) != ("precision", "float32")}
+        return {name: value for name, value in constants.items() if name not in LATER or value != LATER[name]}
 
     def to_dict(self) -> dict[str, Any]:
         """The specification as JSON holds it; `from_dict` is the exact inverse."""
@@ -104,14 +110,19 @@ class StudySpec(SpecModel):
         """Check what only the data can tell, and that every architecture of the space can be built for it.
 
         Raises:
-            SpecError: epsilon above the width of the input range, more samples to score than there are, an unknown
-                architecture, or an option that none of the space's architectures has.
+            SpecError: epsilon above the width of the input range, scales of another shape than the inputs, more samples
+                to score than there are, an unknown architecture, or an option that none of the space's architectures
+                has.
         """
+        if self.epsilon_scale is not None:
+            check_shape(self.epsilon_scale, dataset.shape, dataset.name)
         width = dataset.high - dataset.low
-        if self.epsilon > width:
+        radius = self.epsilon * float(np.max(1.0 if self.epsilon_scale is None else self.epsilon_scale))
+        if radius > width:
+            what = "epsilon" if self.epsilon_scale is None else "epsilon times the largest of epsilon_scale"
             raise SpecError(
-                f"epsilon must be at most {width:g}, the width of the input range [{dataset.low:g}, {dataset.high:g}] "
-                f"of {dataset.name!r}, got {self.epsilon:g}"
+                f"{what} must be at most {width:g}, the width of the input range [{dataset.low:g}, {dataset.high:g}] "
+                f"of {dataset.name!r}, got {radius:g}"
             )
         limits = {"samples": ("validation", len(dataset.validation)), "test_samples": ("test", len(dataset.test))}
         for key, (split, most) in limits.items():
@@ -122,6 +133,11 @@ class StudySpec(SpecModel):
                     f"(null takes all), got {wanted}"
                 )
         check_architectures(self.space, allow_code=allow_code)
+
+    @field_validator("epsilon_scale")
+    @classmethod
+    def _check_scale(cls, scale: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        return None if scale is None else check_scale(scale)
 
     @field_validator("name")
     @classmethod

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..spaces import StudySpec
 from ..spaces.datasets import Dataset
 from .averaging import Average
-from .bounds import input_box, trace
+from .bounds import Box, input_box, trace
 from .certified_training import RAMPS, Batch
 from .checkpoint import Checkpoint
 from .compaction import InTraining, Trained
@@ -46,6 +46,9 @@ class Training:
         stage: the dense stage; its own seed is that of initialisation and data order within it.
         device: where to train.
         allow_code: whether an architecture of the user's own may run.
+
+    Attributes:
+        scale: the radius of each feature as a multiple of epsilon; a tensor broadcasts to the shape of an input.
     """
 
     def __init__(
@@ -62,6 +65,9 @@ class Training:
     ) -> None:
         self._methods, self._target, self._spec, self._data = methods, target_sparsity, spec, data
         self._seed, self._stage, self._device = seed, stage, device
+        self.scale: float | Tensor = 1.0
+        if spec.epsilon_scale is not None:
+            self.scale = torch.tensor(spec.epsilon_scale, dtype=torch.float32, device=device)
         self._steps = Steps.of(spec, len(data.train.y))
         self._ramp = RAMPS[spec.ramp.shape](spec.ramp.start * self._steps.total, spec.ramp.end * self._steps.total)
         with torch.random.fork_rng(devices=[]):
@@ -132,6 +138,10 @@ class Training:
     def batch(self, chosen: Sequence[int]) -> Batch:
         """Some samples of the training split, with their boxes where the ramp is."""
         return self._batch(np.asarray(chosen), self.ramp, derived_seed(self._seed, "batch", self.epoch))
+
+    def box(self, x: Tensor, epsilon: float) -> Box:
+        """The boxes around inputs `(batch, *shape)` by the study's input range and scales."""
+        return input_box(x, epsilon, self._data.low, self._data.high, self.scale)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -249,9 +259,8 @@ class Training:
     def _batch(self, chosen: NDArray[np.int64], ramp: float, seed: int) -> Batch:
         x = torch.from_numpy(self._data.train.x[chosen]).to(self._device)
         y = torch.from_numpy(self._data.train.y[chosen]).to(self._device)
-        low, high = self._data.low, self._data.high
-        box = input_box(x, ramp * self._spec.epsilon * self._methods.loss.epsilon_factor, low, high)
-        return Batch(x, y, *box, ramp, low=low, high=high, seed=seed)
+        box = self.box(x, ramp * self._spec.epsilon * self._methods.loss.epsilon_factor)
+        return Batch(x, y, *box, ramp, low=self._data.low, high=self._data.high, seed=seed)
 
     def _trained(self, step: int) -> Trained:
         """What an optimizer step works on."""

@@ -17,7 +17,7 @@ from ..results.paths import checkpoint_path
 from ..spaces import StudySpec, TrialConfig
 from ..spaces.datasets import Dataset
 from .accounting import network_cost
-from .bounds import ReLUStates, input_box, relu_states, trace, unstable_relu_fraction
+from .bounds import ReLUStates, relu_states, trace, unstable_relu_fraction
 from .checkpoint import Checkpoint
 from .compaction import Compaction, compact
 from .dense_stage import DenseStage
@@ -157,14 +157,25 @@ class Trial:
             epsilon=spec.epsilon,
             low=data.low,
             high=data.high,
+            scale=self._training.scale,
             options=options,
             seed=derived_seed("attack", split_name, rung),
         )
         ramp = self._training.ramp * spec.epsilon
         grid = [*(fraction * spec.epsilon for fraction in spec.verification.grid), ramp]
         known = scores.verdict == Verdict.verified
-        over_grid = verified_over_grid(deployed, x, y, grid, low=data.low, high=data.high, options=options, known=known)
-        states = relu_states(graph, input_box(x, spec.epsilon, data.low, data.high))
+        over_grid = verified_over_grid(
+            deployed,
+            x,
+            y,
+            grid,
+            low=data.low,
+            high=data.high,
+            scale=self._training.scale,
+            options=options,
+            known=known,
+        )
+        states = relu_states(graph, self._training.box(x, spec.epsilon))
         # Of the validation split alone: they explain what the search decides on.
         measures = self._measure_layers(x, states, compaction) if split_name == "validation" else None
         self._verify_seconds += time.perf_counter() - started
@@ -224,7 +235,7 @@ class Trial:
             training.mask,
             states=states,
             units=compaction.layers,
-            box=input_box(some, self._spec.epsilon, data.low, data.high),
+            box=training.box(some, self._spec.epsilon),
             loss=self._loss,
             batch=training.batch(fixed_subset(len(data.train.y), GRADIENT_SAMPLES, "gradient")),
         )

@@ -146,7 +146,7 @@ def _one_thread() -> None:
 SPEC = StudySpec.from_dict({"data": "digits", "epsilon": 0.05, "epochs": 2, "ramp": {"start": 0.0, "end": 0.5}})
 
 
-def training(name: str, digits: Dataset, **options: object) -> Training:
+def training(name: str, digits: Dataset, spec: StudySpec = SPEC, **options: object) -> Training:
     known = {field.name for field in fields(LOSSES[name])}
     values: dict[str, object] = {
         "architecture": "mlp",
@@ -164,8 +164,8 @@ def training(name: str, digits: Dataset, **options: object) -> Training:
         del values["architecture.batchnorm"]
     values |= {f"loss.{option}": value for option, value in CHEAP.items() if option in known}
     config = TrialConfig(trial_id="a", seed=4, values=values | options)
-    stage = DenseStage.of(config, SPEC, len(digits.train.y))
-    return Training(Methods.of(config), 0.7, SPEC, digits, 4, stage, device=torch.device("cpu"))
+    stage = DenseStage.of(config, spec, len(digits.train.y))
+    return Training(Methods.of(config), 0.7, spec, digits, 4, stage, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -203,6 +203,26 @@ def test_the_box_that_is_trained_on_is_a_multiple_of_epsilon(digits: Dataset, mo
     assert plain.radius.max().item() == pytest.approx(0.05)
     assert wide.radius.max().item() == pytest.approx(0.075)
     assert len({batch.seed for batch in seen}) == len(seen) // 2
+
+
+def test_a_feature_of_scale_0_is_held_in_training(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Batch] = []
+    loss: Callable[..., torch.Tensor] = LOSSES["mtl-ibp"].loss
+    monkeypatch.setattr(
+        LOSSES["mtl-ibp"], "loss", lambda self, graph, batch: seen.append(batch) or loss(self, graph, batch)
+    )
+    scale = torch.ones(1, 8, 8)
+    scale[:, 2], scale[:, :, 5] = 0.0, 2.0
+    scaled = StudySpec.from_dict(SPEC.to_dict() | {"epsilon_scale": scale.tolist()})
+    training("mtl-ibp", digits, scaled, **{"loss.epsilon_factor": 2.0}).train_until(2)
+    batch = seen[-1]
+    expected = boxed(batch.x, 0.05 * 2.0 * scale, 0.0, 1.0)
+    assert all(torch.equal(*pair) for pair in zip(batch.box, expected, strict=True))
+    wide = batch.widened(2.0)
+    held = (scale == 0).expand_as(batch.x)
+    assert bool(held.any())
+    assert torch.equal(wide.lower[held], batch.x[held])
+    assert torch.equal(wide.upper[held], batch.x[held])
 
 
 @pytest.mark.parametrize("name", LOSSES)

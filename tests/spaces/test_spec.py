@@ -215,6 +215,44 @@ def test_epsilon_is_checked_against_the_input_range() -> None:
         spec(epsilon=1.5).check_against(dataset())
 
 
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        (0.5, "must be a list, got 0.5"),
+        ([], "must be above 0 somewhere"),
+        ([0, 0.0], r"must be above 0 somewhere \(0 holds a feature fixed\), got 2 zeros"),
+        ([[1, 0.5], [-0.5, 1]], "must be at least 0 everywhere, got -0.5"),
+        ([1, float("nan")], "must be finite, got nan"),
+        ([1, "2"], "must be a list of numbers, .* got '2' in it"),
+        ([1, True], "must be a list of numbers, .* got True in it"),
+        ([[1, 2], [1]], r"must be a list of numbers, or lists of equal length .* got \(1, 2\) in it"),
+    ],
+)
+def test_scales_of_epsilon_are_refused_in_one_line(scale: Any, message: str) -> None:
+    with pytest.raises(SpecError, match=f"^epsilon_scale {message}") as caught:
+        spec(epsilon_scale=scale)
+    assert "\n" not in str(caught.value)
+
+
+def test_scales_of_epsilon_broadcast_to_an_input() -> None:
+    for scale in ([1, 0, 0.5], [0.5]):
+        made = spec(epsilon_scale=scale)
+        made.check_against(dataset())
+        assert StudySpec.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    for scale, shape in (([1, 1], r"\(2,\)"), ([[1, 0, 1]], r"\(1, 3\)")):
+        with pytest.raises(SpecError, match=rf"^epsilon_scale must be nested .*'small'.* \(3,\) .* got shape {shape}"):
+            spec(epsilon_scale=scale).check_against(dataset())
+    spec(epsilon=2, epsilon_scale=[0.5, 0, 0]).check_against(dataset())
+    with pytest.raises(SpecError, match=r"^epsilon times the largest of epsilon_scale must be at most 1, .* got 1.5"):
+        spec(epsilon=0.5, epsilon_scale=[3, 0, 0]).check_against(dataset())
+
+
+def test_scales_of_epsilon_are_in_the_fingerprint_where_they_are_given() -> None:
+    assert spec().constants() == spec(epsilon_scale=None).constants()
+    assert "epsilon_scale" not in spec().constants()
+    assert spec(epsilon_scale=[1, 0.5]).constants()["epsilon_scale"] == [1, 0.5]
+
+
 def test_samples_are_checked_against_the_splits() -> None:
     spec(verification={"samples": 6, "test_samples": 6}).check_against(dataset())
     with pytest.raises(

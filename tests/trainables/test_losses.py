@@ -203,6 +203,23 @@ def test_the_small_box_lies_in_the_large_one_and_in_the_input_range(subselection
     assert losses[0] > losses[1] if subselection < 1 else losses[0] == losses[1]
 
 
+def test_the_small_box_is_where_an_attack_on_the_whole_box_ends_moved_inwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, attacked_boxes = batch(0.1), []
+    inside = torch.full_like(data.x, 0.25)
+    inside[:, 0], inside[:, 1] = 0.9, -1.0
+
+    def ascend(pgd: Pgd, objective: Callable[[Tensor], Tensor], box: Box, start: Tensor) -> Tensor:
+        attacked_boxes.append(box)
+        return box.centre + inside * box.radius
+
+    monkeypatch.setattr(Pgd, "ascend", ascend)
+    found = SABR(subselection=0.4).small_box(trace(small(), (4,)), data)
+    (box,) = attacked_boxes
+    assert torch.equal(box.centre, data.centre)
+    assert torch.equal(box.radius, data.radius)
+    assert torch.allclose(found.centre, data.centre + inside.clamp(-0.6, 0.6) * data.radius)
+
+
 def test_sabr_lies_between_the_attack_and_the_interval_bounds() -> None:
     graph, data = trace(small(), (4,)), batch(0.1)
     values = [SABR(subselection=share).loss(graph, data).item() for share in (1e-9, 0.3, 1.0)]
@@ -306,6 +323,16 @@ def test_latent_attacks_estimate_from_below_what_intervals_bound_from_above() ->
     assert STAPS(subselection=1.0).loss(graph, data).item() == pytest.approx(TAPS().loss(graph, data).item())
 
 
+@pytest.mark.parametrize("name", ["taps", "staps"])
+def test_latent_attacks_may_begin_along_the_ramp(name: str) -> None:
+    graph = trace(small(), (4,))
+    for ramp, latent_from, intervals in ((0.5, 1.0, True), (1.0, 1.0, False), (0.5, 0.5, False), (0.5, 0.0, False)):
+        found = LOSSES[name](latent_from=latent_from).loss(graph, batch(0.1, ramp)).item()
+        other = "sabr" if name == "staps" else "ibp"
+        plain = LOSSES[other](**({"kappa_start": 0.0} if other == "ibp" else {})).loss(graph, batch(0.1, ramp)).item()
+        assert (found == plain) == intervals
+
+
 def test_latent_attacks_find_the_corners_of_the_latent_box() -> None:
     """A classifier without unstable ReLUs is linear in the box, so the worst corner is known for every class."""
     net, data = small(), batch(0.05)
@@ -367,6 +394,7 @@ def test_the_place_of_the_split() -> None:
         ("sabr", {"subselection": 0.0}),
         ("sabr", {"subselection": 1.1}),
         ("sabr", {"attack_steps": 0}),
+        ("taps", {"latent_from": 1.1}),
         ("sabr", {"attack_steps": 2.5}),
         ("pgd", {"attack_step_size": 2.5}),
         ("mtl-ibp", {"alpha": 1.01}),

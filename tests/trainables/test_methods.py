@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sparsevlr.spaces import SpecError, StudySpec, TrialConfig
+from sparsevlr.spaces import PRESETS, SpecError, StudySpec, TrialConfig, load_spec
 from sparsevlr.trainables import check_space
 from sparsevlr.trainables.errors import TrialError
 from sparsevlr.trainables.methods import Methods, dense_fingerprint, fingerprint
@@ -80,6 +80,15 @@ def test_the_example_in_the_guide_is_possible() -> None:
     guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
     (example,) = (text for text in re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL) if text.startswith("data:"))
     check_space(StudySpec.from_dict(yaml.safe_load(example)), (1, 8, 8), 10)
+
+
+SHAPES = {"mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32), "svhn": (3, 32, 32)}
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if load_spec(name).data in SHAPES])
+def test_presets_hold_no_impossible_configuration(name: str) -> None:
+    spec = load_spec(name)
+    check_space(spec, SHAPES[spec.data], 10)
 
 
 def test_networks_that_cannot_be_bounded_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

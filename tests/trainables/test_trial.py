@@ -106,6 +106,21 @@ def test_every_pattern_survives_training(
         assert last.nonzero_weights == sum(int(kept.any(1).sum()) * int(kept.any(0).sum()) for kept in mask.values())
 
 
+def test_a_scale_of_epsilon_goes_through_training_scoring_and_verification_alike(
+    spec: StudySpec, digits: Dataset
+) -> None:
+    """Halving all scales and doubling epsilon is exact in floats, and so the same study."""
+    stages = {"verification": spec.verification.model_dump() | {"rung_stages": ("ibp", "pgd", "crown-ibp", "crown")}}
+    plain = StudySpec.from_dict(spec.to_dict() | stages)
+    halved = StudySpec.from_dict(plain.to_dict() | {"epsilon": 2 * plain.epsilon, "epsilon_scale": [[[0.5]]]})
+    changes = {"loss": "mtl-ibp", "loss.attack_epsilon": 2.0, "loss.alpha": 0.5}
+    first, second = (
+        [timeless(record) for record in run_trial(config(**changes), one, digits)] for one in (plain, halved)
+    )
+    for one, other in zip(first, second, strict=True):
+        assert one.items() - other.items() == {(name, one[name]) for name in ("epsilon", "fingerprint")}
+
+
 def test_the_same_seed_gives_the_same_records_and_another_does_not(spec: StudySpec, digits: Dataset) -> None:
     first, second = (list(map(timeless, run_trial(config(), spec, digits))) for _ in range(2))
     assert first == second

@@ -32,20 +32,22 @@ class Box(NamedTuple):
         return Box(self.centre[samples], self.radius[samples])
 
 
-def input_box(x: Tensor, epsilon: float | Tensor, low: float, high: float) -> Box:
-    """The points within `epsilon` of `x` that lie in the input range: `[max(low, x - eps), min(high, x + eps)]`.
+def input_box(x: Tensor, epsilon: float | Tensor, low: float, high: float, scale: float | Tensor = 1.0) -> Box:
+    """The points within `r = epsilon scale` of `x` that lie in the input range: `[max(low, x - r), min(high, x + r)]`.
 
     Args:
         x: `(batch, *shape)`, within `[low, high]`.
         epsilon: in the units of the input, not negative; a tensor must broadcast to `x`.
+        scale: of each feature, not negative; a tensor must broadcast to `shape`.
 
     Raises:
         ValueError: for a negative or NaN `epsilon`.
     """
     if not isinstance(epsilon, Tensor) and not epsilon >= 0:
         raise ValueError(f"epsilon must be at least 0, got {epsilon}")
-    lower = (x - epsilon).clamp_(min=low)
-    upper = (x + epsilon).clamp_(max=high)
+    radius = epsilon * scale
+    lower = (x - radius).clamp_(min=low)
+    upper = (x + radius).clamp_(max=high)
     # Halving the sum is exact where both ends are x, so that a box of epsilon 0 is the point itself.
     return Box((lower + upper).mul_(0.5), (upper - lower).mul_(0.5))
 

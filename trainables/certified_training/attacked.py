@@ -17,7 +17,9 @@ from .base import Batch, CertifiedLoss
 class Attacked(CertifiedLoss):
     """A loss at points that PGD finds, by cross entropy, from a random start.
 
-    The attack sees the network as the step does: BatchNorm by the statistics of the natural batch.
+    The attack sees the network as the step does: BatchNorm by the statistics of the natural batch (published code
+    attacks by the running ones). It ends at its last point; published code takes the best of all it has passed, which
+    matters less where steps shrink, as they do here.
 
     Attributes:
         attack_steps: at least 1.

@@ -26,9 +26,10 @@ class CrownIBP(NaturalShare):
     `beta_start` to `beta_end`; at 0 the loss is that of IBP, at its cost.
 
     Attributes:
-        beta_start, beta_end: in [0, 1]; the published models end at 0.
+        beta_start, beta_end: in [0, 1]; the published models end at 0, but that of CIFAR-10 at 2/255 at 1.
         fusion: bound the sum over classes that cross entropy is the logarithm of by one backward pass, instead of every
-            margin by its own. Much cheaper, and an upper bound too; neither is the tighter one everywhere.
+            margin by its own. Much cheaper, and an upper bound too; neither is the tighter one everywhere. beta then
+            weighs the bounds of the sum, as in the published code, not those of the margins.
     """
 
     description: ClassVar[str] = "loss: cross entropy on CROWN-IBP bounds, giving way to intervals along the ramp"

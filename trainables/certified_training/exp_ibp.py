@@ -15,7 +15,10 @@ from .interval_loss import margin_cross_entropy
 @final
 @dataclass(frozen=True, kw_only=True)
 class ExpIBP(Expressive):
-    """`CE(attacked)^(1 - alpha) CE(interval bounds)^alpha`, sample by sample."""
+    """`CE(attacked)^(1 - alpha) CE(interval bounds)^alpha`, sample by sample, as the paper defines it.
+
+    The authors' code takes the means over the batch first.
+    """
 
     description: ClassVar[str] = "loss: geometric mean of adversarial and interval cross entropy, weighted"
 

@@ -18,9 +18,13 @@ from .interval_loss import interval_margins
 class Expressive(Attacked):
     """A loss that `alpha` leads from the adversarial one (0) to that of IBP (1), never falling on its way.
 
+    BatchNorm has the statistics of the natural batch; in the authors' code bounds have those of the attacked points.
+
     Attributes:
-        alpha: in [0, 1]. Published for MTL-IBP: 0.01 on MNIST at 0.1 (`epsilon_factor` 2), 0.08 at 0.3; 0.004 on
-            CIFAR-10 at 2/255 (`attack_epsilon` 2.1), 0.5 at 8/255 (one step).
+        alpha: in [0, 1]. Published for MTL-IBP, CC-IBP and Exp-IBP: 0.01, 0.1 and none on MNIST at 0.1
+            (`epsilon_factor` 2, one step); 0.08, 0.3 and none at 0.3 (4/3, one step); 0.004, 0.01 and 0.095 on CIFAR-10
+            at 2/255 (`attack_epsilon` 2.1, 8 steps of 0.25); 0.5 for all at 8/255 (one step). Single steps reach a
+            corner.
         attack_epsilon: the box that is attacked, as a multiple of the one that is bounded, at least 1. Above 1 the
             adversarial loss may exceed that of IBP.
     """

@@ -19,7 +19,9 @@ class IBPInitialisation(Initialisation):
     """Weights from N(0, (sqrt(2 pi) / fan_in)^2); biases become 0.
 
     With this deviation the widths of interval bounds neither grow nor shrink from layer to layer. In a network
-    without normalisation the deviation of Kaiming's initialisation lets them explode with depth.
+    without normalisation the deviation of Kaiming's initialisation lets them explode with depth. The authors' code
+    leaves the last layer and all biases as torch draws them, and halves a layer that reads a residual sum; here all are
+    drawn alike.
 
     Attributes:
         masked_fan_in: where a network is pruned before its first step, draw the weights again by the number of

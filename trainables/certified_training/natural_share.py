@@ -17,7 +17,8 @@ from .base import Batch, CertifiedLoss, check_share
 class NaturalShare(CertifiedLoss):
     """A loss `kappa CE(natural) + (1 - kappa) robust`.
 
-    Along the ramp `kappa = kappa_start (1 - ramp (1 - kappa_end))`.
+    Along the ramp `kappa = kappa_start (1 - ramp (1 - kappa_end))`; `kappa_end` 1 holds it. Gowal et al. end at 0.5,
+    CROWN-IBP and Shi et al. have no natural loss once epsilon grows (`kappa_start` 0).
 
     Attributes:
         kappa_start: weight of the natural loss at epsilon 0, in [0, 1].

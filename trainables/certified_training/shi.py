@@ -23,6 +23,8 @@ class Shi(Regulariser):
     in place of `tau_in / tau`: active and inactive neurons shall contribute alike to the mean of what a ReLU reads, and
     to its variance. The ratio is that of the smaller to the larger contribution, over the batch; 0 where there is none.
 
+    The authors' code has the penalty before the ramp too, at a radius of 1e-6; here it begins with the ramp.
+
     Attributes:
         tightness, balance: weights at the start of the ramp, at least 0; 0.5 is published for both.
         tolerance: in (0, 1]; 0.5 is published.

@@ -31,11 +31,12 @@ def verify(
     epsilon: float,
     low: float,
     high: float,
+    scale: float | Values = 1.0,
     options: CascadeOptions = _DEFAULT,
     seed: int = 0,
     verifiers: Mapping[str, Verifier] | None = None,
 ) -> Verification:
-    """Decide for each sample whether any input within `epsilon` of it, in `[low, high]`, changes its class.
+    """Decide for each sample whether any input within `epsilon scale` of it, in `[low, high]`, changes its class.
 
     The network counts as in eval mode and is left as it was. Verdicts depend on the samples, the options and the seed,
     not on the batch size. A proof needs every margin above the tolerance (see `proved`); what the stages leave
@@ -45,16 +46,17 @@ def verify(
         x: `(samples, *shape)`, within `[low, high]`.
         y: `(samples,)`.
         epsilon: in the units of the input.
+        scale: the radius of each feature as a multiple of epsilon, at least 0; an array broadcasts to `shape`.
         seed: of the attack's starts and of the choice of audited samples.
         verifiers: replace those of the same names in `options.stages`.
 
     Raises:
         SoundnessError: a sample that a stage verified is falsified by the audit.
         UnsupportedLayer: the network has a layer without bounds.
-        ValueError: inputs, labels, epsilon or range do not fit.
+        ValueError: inputs, labels, epsilon, range or scales do not fit.
     """
     with eval_mode(network):
-        return _Cascade(network, x, y, epsilon, low, high, options, seed).run(
+        return _Cascade(network, x, y, epsilon, low, high, scale, options, seed).run(
             {**options.verifiers(), **(verifiers or {})}
         )
 
@@ -70,12 +72,13 @@ class _Cascade:
         epsilon: float,
         low: float,
         high: float,
+        scale: float | Values,
         options: CascadeOptions,
         seed: int,
     ) -> None:
         self._network, self._epsilon, self._options, self._seed = network, float(epsilon), options, seed
         self._graph = trace(network, tuple(x.shape[1:]))
-        self._inputs = Inputs.of(self._graph, x, y, low, high)
+        self._inputs = Inputs.of(self._graph, x, y, low, high, scale)
         self._verdict = np.full(len(y), Verdict.unknown, dtype=np.int8)
         self._stage = np.full(len(y), "", dtype=object)
         self._reason = np.full(len(y), "", dtype=object)
@@ -186,6 +189,7 @@ def verified_over_grid(
     *,
     low: float,
     high: float,
+    scale: float | Values = 1.0,
     options: CascadeOptions = _DEFAULT,
     known: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -204,7 +208,7 @@ def verified_over_grid(
     cheap = [CascadeOptions(stages=(name,)).verifiers()[name] for name in names]
     with eval_mode(network):
         graph: Graph = trace(network, tuple(x.shape[1:]))
-        inputs = Inputs.of(graph, x, y, low, high)
+        inputs = Inputs.of(graph, x, y, low, high, scale)
         correct = correctly_classified(network, inputs, options.batch_size)
         verified = torch.zeros_like(correct) if known is None else torch.from_numpy(known).to(correct)
         for index in np.argsort(-np.asarray(epsilons, dtype=np.float64), kind="stable"):

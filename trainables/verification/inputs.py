@@ -24,19 +24,21 @@ class Inputs:
         x: `(samples, *shape)`, within `[low, high]`.
         y: `(samples,)`, int64.
         low, high: the input range, which boxes are clipped to.
+        scale: the radius of each feature as a multiple of epsilon; a tensor broadcasts to `shape`.
     """
 
     x: Tensor
     y: Tensor
     low: float
     high: float
+    scale: float | Tensor
 
     @staticmethod
-    def of(graph: Graph, x: Values, y: Values, low: float, high: float) -> "Inputs":
+    def of(graph: Graph, x: Values, y: Values, low: float, high: float, scale: float | Values) -> "Inputs":
         """The samples, checked against the network.
 
         Raises:
-            ValueError: where shapes, labels or the input range do not fit.
+            ValueError: where shapes, labels, the input range or the scales do not fit.
         """
         weight = graph.last_linear.weight
         samples = torch.as_tensor(x).to(weight.device, weight.dtype)
@@ -57,11 +59,26 @@ class Inputs:
             raise ValueError(
                 f"labels must be 0 to {weight.shape[0] - 1}, got {labels.min().item()} to {labels.max().item()}"
             )
-        return Inputs(samples, labels, low, high)
+        return Inputs(samples, labels, low, high, _scales(scale, samples))
 
     def box(self, samples: Tensor, epsilon: float) -> Box:
         """The boxes around some samples."""
-        return input_box(self.x[samples], epsilon, self.low, self.high)
+        return input_box(self.x[samples], epsilon, self.low, self.high, self.scale)
+
+
+def _scales(scale: float | Values, samples: Tensor) -> float | Tensor:
+    """
+    Raises:
+        ValueError: no scales of the features of `samples`.
+    """
+    if isinstance(scale, float):
+        return scale
+    scales, shape = torch.as_tensor(scale).to(samples), samples.shape[1:]
+    if scales.dim() > len(shape) or any(a not in (1, b) for a, b in zip(scales.shape[::-1], shape[::-1], strict=False)):
+        raise ValueError(f"scale must broadcast to an input of shape {tuple(shape)}, got {tuple(scales.shape)}")
+    if not bool(((scales >= 0) & scales.isfinite()).all()):
+        raise ValueError(f"every scale must be finite and at least 0, got {scales.min().item():g}")
+    return scales
 
 
 @contextmanager

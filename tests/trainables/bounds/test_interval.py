@@ -91,6 +91,12 @@ def test_epsilon_per_sample() -> None:
     assert box.radius[:, 0].tolist() == pytest.approx([0.1, 0.2])
 
 
+def test_scales_widen_and_fix_features() -> None:
+    box = input_box(torch.tensor([[0.5, 0.5, 0.95], [0.1, 0.0, 0.2]]), 0.1, 0, 1, torch.tensor([0.0, 0.5, 2.0]))
+    assert box.lower.flatten().tolist() == pytest.approx([0.5, 0.45, 0.75, 0.1, 0.0, 0.0])
+    assert box.upper.flatten().tolist() == pytest.approx([0.5, 0.55, 1.0, 0.1, 0.05, 0.4])
+
+
 @pytest.mark.parametrize("epsilon", [-0.1, float("nan")])
 def test_impossible_epsilon(epsilon: float) -> None:
     with pytest.raises(ValueError, match="epsilon must be at least 0, got"):

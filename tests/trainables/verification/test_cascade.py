@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from sparsevlr.trainables.bounds import Box, Graph, UnsupportedLayer
+from sparsevlr.trainables.bounds import Box, Graph, UnsupportedLayer, trace
 from sparsevlr.trainables.verification import (
     TOLERANCE,
     CascadeOptions,
@@ -18,6 +18,8 @@ from sparsevlr.trainables.verification import (
     Verification,
     Verifier,
     proved,
+    random_starts,
+    verified_over_grid,
     verify,
 )
 from sparsevlr.trainables.verification.ibp import Ibp
@@ -89,6 +91,70 @@ def test_no_verdict_is_wrong(problem: Problem) -> None:
         holds = (network(points.flatten(0, 1)).argmax(1).view(200, -1) == y[:, None]).all(1).numpy()
     assert holds[found.verdict == Verdict.verified].all()
     assert not holds[found.verdict == Verdict.falsified].any()
+
+
+SCALE = torch.tensor([0.0, 3.0])
+
+
+def _by_hand(x: Tensor) -> Box:
+    """The boxes of radius 0.15 in the second feature alone, in the unit square."""
+    radius = torch.tensor([0.0, 0.15])
+    lower, upper = (x - radius).clamp(min=0), (x + radius).clamp(max=1)
+    return Box((lower + upper) / 2, (upper - lower) / 2)
+
+
+@pytest.mark.parametrize("stage", ["ibp", "crown-ibp", "crown", "alpha-crown"])
+def test_scaled_verdicts_are_those_of_a_box_made_by_hand(problem: Problem, stage: str) -> None:
+    network, x, y = problem
+    options = CascadeOptions(stages=(stage,), audit=None, alpha_iterations=3)
+    bounds = options.verifiers()[stage].margins(trace(network, (2,)), _by_hand(x), y)
+    verified = proved(bounds.lower, bounds.scale, y).all(1) & (network(x).argmax(1) == y)
+    for scale in (SCALE, SCALE.double().numpy()):
+        found = _verify(problem, options, scale=scale)
+        assert (found.verdict == Verdict.verified).tolist() == verified.tolist()
+        assert 0 < found.n_verified < _verify(problem, options, scale=torch.tensor([0.0, 1.0])).n_verified
+
+
+def test_scaled_attacks_are_those_on_a_box_made_by_hand(problem: Problem) -> None:
+    network, x, y = problem
+    options = CascadeOptions(stages=("pgd",), audit=None)
+    starts = random_starts(torch.arange(200), (2,), 1, seed=0)
+    points, broken = options.pgd.attack(network, _by_hand(x), y, starts)
+    found = _verify(problem, options, scale=SCALE)
+    assert (found.verdict == Verdict.falsified).tolist() == (broken | (network(x).argmax(1) != y)).tolist()
+    assert found.n_falsified > 20
+    assert torch.equal(points[:, 0], x[:, 0])
+
+
+def test_no_scaled_verdict_is_wrong_and_the_grid_of_epsilons_is_scaled_too(problem: Problem) -> None:
+    network, x, y = problem
+    found = _verify(problem, scale=SCALE)
+    line = torch.stack([torch.zeros(401), torch.linspace(-0.15, 0.15, 401)], 1)
+    with torch.no_grad():
+        points = (x[:, None, :] + line).clamp(0, 1)
+        holds = (network(points.flatten(0, 1)).argmax(1).view(200, -1) == y[:, None]).all(1).numpy()
+    assert holds[found.verdict == Verdict.verified].all()
+    assert not holds[found.verdict == Verdict.falsified].any()
+    assert found.n_unknown < 20
+    cheap = CascadeOptions(stages=("ibp", "crown-ibp"), audit=None)
+    grid = verified_over_grid(network, x, y, [EPSILON, EPSILON / 2], low=0, high=1, scale=SCALE, options=cheap)
+    one_by_one = [_verify(problem, cheap, scale=share * SCALE).verified_accuracy for share in (1, 0.5)]
+    assert grid.tolist() == pytest.approx(one_by_one, abs=0.01)
+    assert grid[0] < grid[1]
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        (torch.ones(3), r"scale must broadcast to an input of shape \(2,\), got \(3,\)"),
+        (torch.ones(200, 2), r"scale must broadcast .* got \(200, 2\)"),
+        (torch.tensor([1.0, -0.5]), "every scale must be finite and at least 0, got -0.5"),
+        (torch.tensor([1.0, torch.nan]), "every scale must be finite"),
+    ],
+)
+def test_impossible_scales_are_refused(problem: Problem, scale: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _verify(problem, scale=scale)
 
 
 def test_accuracies_of_counts_never_cross_by_rounding() -> None:
