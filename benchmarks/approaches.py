@@ -64,7 +64,7 @@ SPARSE: dict[str, dict[str, Any]] = {
     "SNIP": {"score": "snip", "distribution": "global", "schedule": "at-init"},
     "Taylor": {"score": "taylor", "distribution": "global", "schedule": "one-shot"},
     "stability": {"score": "stability", "distribution": "global", "schedule": "one-shot"},
-    "HYDRA": {"score": "hydra", "score.span": 0.2, "distribution": "uniform", "schedule": "one-shot"},
+    "HYDRA": {"score": "hydra", "score.span": 0.2, "distribution": "lamp", "schedule": "one-shot"},
     "IMP": MAGNITUDE | {"schedule": "iterative", "schedule.rounds": 5},
     "random at init": BORN_SPARSE | {"distribution": "erk", "schedule": "at-init"},
     "SET": RIGL | {"schedule.grow": "random"},
