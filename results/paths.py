@@ -8,6 +8,7 @@
     STORAGE/NAME/checkpoints/TRIAL/.../state.json         of a checkpoint: progress, and the digest of every other file
     STORAGE/NAME/checkpoints/TRIAL/.../mask.safetensors   which weights are kept; beside it weights, optimizer, pruner
     STORAGE/NAME/stages/KEY/epoch-EPOCH/                  dense stages that trials share, as long as the study runs
+    STORAGE/NAME/confirmations/TRIAL/seed-NUMBER.json     what a trial came to again with a fresh seed
     STORAGE/NAME/plots/...                                drawn on request
     STORAGE/NAME/driver.lock                              the driver's lock
 
@@ -28,6 +29,7 @@ JOURNAL = "journal"
 PARTS = "parts"
 CHECKPOINTS = "checkpoints"
 STAGES = "stages"
+CONFIRMATIONS = "confirmations"
 PLOTS = "plots"
 LOCK = "driver.lock"
 STATE, MASK = "state.json", "mask.safetensors"
@@ -111,6 +113,16 @@ def check_saved(path: str) -> str:
     if parse_stage_epoch(name) is None:
         raise UnsafePath(f"a dense stage is {STAGES}/KEY/epoch-EPOCH inside its study; got {path[:200]!r}")
     return f"{stage_folder(key)}/{name}"
+
+
+def confirmation_folder(trial_id: str) -> str:
+    """``confirmations/TRIAL``, relative to the study."""
+    return f"{CONFIRMATIONS}/{check_trial_id(trial_id)}"
+
+
+def confirmation_path(trial_id: str, number: int) -> str:
+    """``confirmations/TRIAL/seed-NUMBER.json``, relative to the study."""
+    return f"{confirmation_folder(trial_id)}/seed-{number}.json"
 
 
 def plot_path(name: str) -> str:

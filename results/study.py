@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from . import pareto
+from .confirmations import confirmation_table, read_confirmations
 from .errors import QueryError
 from .fold import Fold, deduplicate
 from .layers import layer_table
@@ -128,6 +129,27 @@ class Study:
         """How many of the completed trials that pass keep each weight. Raises WhereError, StorageError, and QueryError
         where there are none or they differ in architecture."""
         return kept_counts(self.store.location, _completed(self.trials(where)))
+
+    def confirmations(self, trial_ids: Sequence[str] | None = None) -> pa.Table:
+        """What completed trials came to again with fresh seeds, with `confirmations.SCHEMA`: by default those of the
+        front, by rising sparsity. Raises StorageError, RecordError, and QueryError for trials that are not completed.
+        """
+        rows = self.to_confirm(trial_ids)
+        found = {row["trial_id"]: read_confirmations(self.store.location, row["trial_id"]) for row in rows}
+        return confirmation_table(rows, self._read().tested.to_pylist(), found)
+
+    def to_confirm(self, trial_ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """The rows of those trials, or of the front. Raises QueryError for trials that are not completed."""
+        if trial_ids is None:
+            front: list[dict[str, Any]] = self.pareto_front().to_pylist()
+            return front
+        rows = {row["trial_id"]: row for row in self.trials().to_pylist()}
+        for trial_id in trial_ids:
+            if trial_id not in rows:
+                raise QueryError(f"there is no trial {trial_id!r} in {self.name}")
+            if rows[trial_id]["state"] != "completed":
+                raise QueryError(f"only completed trials can be confirmed, but {trial_id} is {rows[trial_id]['state']}")
+        return [rows[trial_id] for trial_id in dict.fromkeys(trial_ids)]
 
     def pareto_front(
         self, objectives: Sequence[str] | str | None = None, where: str | None = None, split: str = "validation"

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from ..results import Study, StudyError
+from ..results import Record, Study, StudyError
 from ..spaces import MAY_CHANGE, SpecError, load_spec
 
 if TYPE_CHECKING:
@@ -196,6 +196,42 @@ def layers(
     render = overlap_table if overlap else layers_table
     _print(rows, Format.json if json_ else format_, lambda: render(rows))
     _warn(opened)
+
+
+@app.command()
+def confirm(
+    study: StudyArgument,
+    trials: Annotated[
+        list[str] | None, typer.Argument(metavar="[TRIAL ...]", help="Completed trials; default: the front's.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="K", min=1, help="Fresh seeds for each trial.")] = 3,
+    address: AddressOption = None,
+    data_dir: DataDirOption = None,
+    allow_code: AllowCodeOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Train trials again with fresh seeds: what they reach beside what the search saw. Was it luck?"""
+    from ..results.rows import format_rows
+    from .confirm import confirm as run
+    from .tables import confirmation_notes, confirmations_table
+
+    def observe(done: int, planned: int, records: Sequence[Record]) -> None:
+        first = records[0]
+        reached = first.error if first.event == "failed" else f"{first.verified_accuracy:.1%} verified on validation"
+        errors.print(f"{done} of {planned}: trial {first.trial_id}, {reached}")
+
+    options: dict[str, Any] = {"address": address, "data_dir": data_dir, "allow_code": allow_code}
+    try:
+        rows = run(study, trials or None, seeds=seeds, observe=observe, **options)
+    except KeyboardInterrupt:
+        errors.print("interrupted; what has been trained is kept, and the same command goes on from there")
+        raise typer.Exit(130) from None
+    if json_:
+        sys.stdout.write(format_rows(rows, "json"))
+        return
+    output.print(confirmations_table(rows))
+    for note in confirmation_notes(rows):
+        errors.print(note)
 
 
 @app.command()

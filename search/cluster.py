@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -90,6 +93,35 @@ def slots(spec: StudySpec) -> int:
             "much: lower resources.cpus_per_trial or resources.gpus_per_trial"
         )
     return min(fits, spec.resources.workers or fits)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends a search as Ctrl-C does: the lock is released, and Ray's processes end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def cluster(spec: StudySpec, address: str | None, allow_code: bool) -> Iterator[int]:
+    """A connection to Ray; yields how many trials fit at once."""
+    # Modules of the user's own are found in the current directory by workers as they are by the command.
+    paths = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
+    environment = {"env_vars": {"PYTHONPATH": paths}} if allow_code else None
+    cpus = math.ceil(workers(spec) * spec.resources.cpus_per_trial)
+    local = {} if address else {"num_cpus": cpus, "include_dashboard": False}
+    with connection(address, runtime_env=environment, **local):
+        yield workers(spec) if address is None else slots(spec)
 
 
 def _probe(address: str) -> None:

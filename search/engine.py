@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
-import signal
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -28,7 +24,7 @@ from ..spaces import SpecError, StudySpec, TrialConfig, change_spec, check_chang
 from ..spaces.datasets import Dataset, load_dataset
 from ..trainables import Trial, check_space
 from ..trainables.ray_trainable import Gate, RayTrial, failed_record
-from .cluster import check_resources, connection, slots, workers
+from .cluster import check_resources, cluster, terminable
 from .ray_adapters import StudyCallback, StudyScheduler, StudySearcher
 from .study_run import StudyRun
 
@@ -66,7 +62,7 @@ def search(
         StudyError: the study exists already.
         StorageError: its storage fails, now or later: it can be resumed then.
     """
-    data = _checked_data(spec, data_dir, allow_code)
+    data = checked_data(spec, data_dir, allow_code)
     check_resources(spec, address)
     with Store.create(uri, spec.to_dict()) as store, DriverLock(store.location) as lock:
         _run(StudyRun(spec, store, on_change=observe, may_write=lock.check), store, data, address, allow_code, observe)
@@ -107,7 +103,7 @@ def resume(
     with Store.open(uri, readonly=False) as store, DriverLock(store.location) as lock:
         before = StudySpec.from_dict(store.spec)
         wanted = _changed(before, spec, overrides, more_trials)
-        data = _checked_data(wanted, data_dir, allow_code)
+        data = checked_data(wanted, data_dir, allow_code)
         check_resources(wanted, address)
         events = from_table(Study(store).events())
         proposed = sum(event.event == "proposed" for event in events)
@@ -138,7 +134,12 @@ def _changed(before: StudySpec, spec: StudySpec | None, overrides: Sequence[str]
     return wanted
 
 
-def _checked_data(spec: StudySpec, data_dir: str | None, allow_code: bool) -> Dataset:
+def checked_data(spec: StudySpec, data_dir: str | None, allow_code: bool) -> Dataset:
+    """The data of a study.
+
+    Raises:
+        SpecError: they are not here, or the spec does not fit them.
+    """
     data = load_dataset(spec.data, options=spec.data_options, data_dir=data_dir, allow_code=allow_code)
     spec.check_against(data, allow_code=allow_code)
     check_space(spec, data.shape, data.classes, allow_code=allow_code)
@@ -149,7 +150,7 @@ def _run(run: StudyRun, store: Store, data: Dataset, address: str | None, allow_
     observe(run)
     if not run.finished or _untested(store):
         # Twice: Ray, when it starts, puts handlers of its own in the place of ours, and ends with an abort.
-        with _terminable(), _cluster(run.spec, address, allow_code) as at_once, _terminable():
+        with terminable(), cluster(run.spec, address, allow_code) as at_once, terminable():
             shared = ray.put(data)
             if not run.finished and not run.limit_reached:
                 _run_trials(run, store.location, shared, at_once, allow_code)
@@ -232,35 +233,6 @@ def score_on_test(
     except Exception as error:
         failed = failed_record(config.trial_id, error)
         return replace(failed, event="report", state="running", split="test", rung=row["rung"])
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends a search as Ctrl-C does: the lock is released, and Ray's processes end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _cluster(spec: StudySpec, address: str | None, allow_code: bool) -> Iterator[int]:
-    """A connection to Ray; yields how many trials fit at once."""
-    # Modules of the user's own are found in the current directory by workers as they are by the command.
-    paths = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
-    environment = {"env_vars": {"PYTHONPATH": paths}} if allow_code else None
-    cpus = math.ceil(workers(spec) * spec.resources.cpus_per_trial)
-    local = {} if address else {"num_cpus": cpus, "include_dashboard": False}
-    with connection(address, runtime_env=environment, **local):
-        yield workers(spec) if address is None else slots(spec)
 
 
 def free_uri(storage: str, name: str) -> str:

@@ -122,6 +122,45 @@ def _titled(title: str) -> Table:
     return Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
 
 
+def confirmations_table(confirmations: pa.Table) -> Table:
+    """What trials reached again with fresh seeds, beside what the search saw."""
+    table = _titled("verified accuracy: as searched, and again with fresh seeds (mean and standard deviation)")
+    table.add_column("trial", no_wrap=True)
+    for heading in ("sparsity", "seeds", "searched", "again", "optimism", "on test", "again on test"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in confirmations.to_pylist():
+        seeds = f"{row['seeds']}, {row['failed']} failed" if row["failed"] else str(row["seeds"])
+        table.add_row(
+            row["trial_id"],
+            shown("sparsity", row["sparsity"]),
+            seeds,
+            shown("verified_accuracy", row["validation_verified_accuracy"]),
+            _with_spread(row, "validation_verified_accuracy"),
+            _points(row["optimism"]),
+            shown("verified_accuracy", row["test_verified_accuracy"]),
+            _with_spread(row, "test_verified_accuracy"),
+        )
+    return table
+
+
+def confirmation_notes(confirmations: pa.Table) -> list[str]:
+    """In words, how optimistic the searched figures were."""
+    gaps = [value for value in confirmations["optimism"].to_pylist() if value is not None]
+    if not gaps:
+        return ["nothing could be trained again, so there is nothing to compare with"]
+    mean, trials = sum(gaps) / len(gaps), f"{len(gaps)} trial{'' if len(gaps) == 1 else 's'}"
+    return [f"searched figures exceed those of fresh seeds by {_points(mean)} points, mean over {trials} (validation)"]
+
+
+def _with_spread(row: Mapping[str, Any], name: str) -> str:
+    mean, spread = row[f"{name}_mean"], row[f"{name}_sd"]
+    return "-" if mean is None else f"{mean:.1%}" + (f" ± {100 * spread:.1f}" if spread is not None else "")
+
+
+def _points(difference: float | None) -> str:
+    return "-" if difference is None else f"{100 * difference:+.1f}"
+
+
 def plain_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Rows of text; the columns are all keys in the order in which they appear."""
     table = Table(box=SIMPLE_HEAD)

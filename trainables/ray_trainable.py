@@ -108,7 +108,7 @@ class RayTrial(tune.Trainable):
         self._checkpoint = json.loads((Path(checkpoint) / POINTER).read_text())["path"]
 
     def _begin(self, config: dict[str, Any]) -> None:
-        _settle_torch(self._spec)
+        settle_torch(self._spec)
         self._config = TrialConfig.from_json(config["trial"])
         self._trial = None
         self._checkpoint = config["checkpoint"]
@@ -120,7 +120,7 @@ class RayTrial(tune.Trainable):
         return trial
 
 
-def _settle_torch(spec: StudySpec) -> None:
+def settle_torch(spec: StudySpec) -> None:
     """Give a trial the torch that a fresh process has, whatever the trial before it on this worker has left behind.
 
     Code of the user's own may change any of this, and a trial that fails has no chance to put it back. Random numbers

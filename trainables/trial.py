@@ -41,6 +41,7 @@ class Trial:
         spec: the study it belongs to.
         data: its data set; training sees the training split only, the search the validation split only.
         location: the study's folder, where checkpoints go; None keeps none, and shares none.
+        parents: where the checkpoint of a parent is found, if not at `location`.
         allow_code: whether an architecture of the user's own may run.
 
     Raises:
@@ -54,9 +55,11 @@ class Trial:
         data: Dataset,
         *,
         location: Location | None = None,
+        parents: Location | None = None,
         allow_code: bool = False,
     ) -> None:
         self._config, self._spec, self._data, self._location = config, spec, data, location
+        self._parents = parents or location
         self._fingerprint = fingerprint(config, spec)
         self._device = torch.device("cuda" if spec.resources.gpus_per_trial and torch.cuda.is_available() else "cpu")
         self._verify_seconds = 0.0
@@ -112,10 +115,10 @@ class Trial:
 
     def _train_until(self, epoch: int) -> None:
         if self._parent is not None and self._training.epoch == 0:
-            if self._location is None:
+            if self._parents is None:
                 raise CheckpointError(f"trial {self._parent} cannot be the parent: there is no study to find it in")
             last = checkpoint_path(self._parent, f"rung-{len(self._spec.rungs) - 1}")
-            self._training.begin_from(Checkpoint.load(self._location, last))
+            self._training.begin_from(Checkpoint.load(self._parents, last))
         dense = min(epoch, self._stage.epochs)
         if self._training.epoch < dense:
             self._pass_through_stage(dense)

@@ -1,0 +1,108 @@
+"""Training trials of a study again with fresh seeds, on Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from ..results import Record, open_study
+from ..results.confirmations import read_confirmations, save_confirmation
+from ..results.location import Location
+from ..spaces import SpecError, StudySpec, TrialConfig
+from ..spaces.datasets import Dataset
+from ..trainables import Trial
+from ..trainables.ray_trainable import failed_record, settle_torch
+from ..trainables.seeds import derived_seed
+from .cluster import check_resources, cluster, terminable
+from .engine import checked_data
+
+Progress = Callable[[int, int, Sequence[Record]], None]
+"""Called after each training: how many are done, of how many, and its records."""
+
+
+def confirm(
+    uri: str,
+    trial_ids: Sequence[str] | None = None,
+    *,
+    seeds: int = 3,
+    address: str | None = None,
+    data_dir: str | None = None,
+    allow_code: bool = False,
+    observe: Progress = lambda done, planned, records: None,
+) -> pa.Table:
+    """Train completed trials again, each with so many fresh seeds, and put what they come to beside what was searched.
+
+    A fresh seed drives everything random: initialisation, data order, pruning and attacks, in the dense stage too. A
+    parent's mask stays the parent's. Nothing of it enters the search. Each outcome is kept in the study as it comes:
+    what is there already is not trained again.
+
+    Args:
+        uri: the study.
+        trial_ids: of completed trials; by default the front's.
+        seeds: how many for each trial, at least 1.
+        address, data_dir, allow_code: as for `search`.
+        observe: for a display.
+
+    Returns:
+        one row per trial, with `results.confirmations.SCHEMA`.
+
+    Raises:
+        SpecError: `seeds` is below 1, or the study's data is not here.
+        StudyError: a trial does not exist or is not completed, or the study's storage fails.
+    """
+    if seeds < 1:
+        raise SpecError(f"seeds must be at least 1, got {seeds}")
+    study = open_study(uri)
+    rows, location = study.to_confirm(trial_ids), study.store.location
+    spec = StudySpec.from_dict(study.spec)
+    there = {row["trial_id"]: read_confirmations(location, row["trial_id"]) for row in rows}
+    # Seed by seed: whenever this is cut, all trials have been treated alike.
+    planned = [(row, number) for number in range(seeds) for row in rows if number not in there[row["trial_id"]]]
+    if planned:
+        data = checked_data(spec, data_dir, allow_code)
+        check_resources(spec, address)
+        with terminable(), cluster(spec, address, allow_code), terminable():
+            _run(spec, planned, ray.put(data), location, allow_code, observe)
+    return study.confirmations(trial_ids)
+
+
+def _run(
+    spec: StudySpec,
+    planned: Sequence[tuple[dict[str, Any], int]],
+    data: Any,
+    location: Location,
+    allow_code: bool,
+    observe: Progress,
+) -> None:
+    resources = spec.resources
+    train = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)(trained_again)
+    numbers = {train.remote(spec.to_dict(), row, number, data, location, allow_code): number for row, number in planned}
+    waiting = list(numbers)
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        records = ray.get(done[0])
+        save_confirmation(location, numbers[done[0]], records)
+        observe(len(planned) - len(waiting), len(planned), records)
+
+
+def trained_again(
+    spec: dict[str, Any], row: dict[str, Any], number: int, data: Dataset, location: Location, allow_code: bool
+) -> list[Record]:
+    """The last records on validation and test of a trial with another seed, or one that says how it failed."""
+    study, trial_id = StudySpec.from_dict(spec), row["trial_id"]
+    settle_torch(study)
+    seed = derived_seed(study.seed, "confirm", trial_id, number)
+    config = TrialConfig(trial_id=trial_id, seed=seed, values=json.loads(row["config"]))
+    try:
+        # The study's seed is that of dense stages.
+        trial = Trial(config, study.model_copy(update={"seed": seed}), data, parents=location, allow_code=allow_code)
+        while not trial.finished:
+            validation = trial.advance()
+        return [validation, replace(trial.score_on_test(), checkpoint=None)]
+    except Exception as error:
+        return [failed_record(trial_id, error)]
