@@ -16,34 +16,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
-from machine import machine
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy import stats
-
-from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset
-from sparsevlr.spaces.datasets import Dataset
-from sparsevlr.trainables import Trial
-from sparsevlr.trainables.errors import TrialError
+from trainings import FIGURES, Line, in_process, interval, lines_of, spread, train_all
 
 RAW = Path(__file__).parent / "results" / "approaches"
-FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 TUNING_SEED, SEEDS = 100, (0, 1, 2, 3, 4)
-Line = dict[str, Any]
-"""One training: its key, what it was, and what came out."""
-
 MAGNITUDE = {"score": "magnitude", "distribution": "lamp"}
 ONE_SHOT, GRADUAL = MAGNITUDE | {"schedule": "one-shot"}, MAGNITUDE | {"schedule": "gradual"}
 BORN_SPARSE = {"score": "random", "initialisation": "ibp", "initialisation.masked_fan_in": True}
@@ -146,45 +130,6 @@ class Run:
         return {"key": self.key, **told, **in_process(setting.spec, values | dict(self.chosen), self.seed)}
 
 
-def in_process(spec: Mapping[str, Any], values: Mapping[str, Any], seed: int) -> Line:
-    """One training on one thread of this process: what it costs and what comes out, or why it failed."""
-    torch.set_num_threads(1)
-    study = StudySpec.from_dict(dict(spec) | {"seed": seed})
-    config = TrialConfig(trial_id="one", seed=seed, values=values)
-    try:
-        return {"seed": seed, **_trained(config, study, _data(str(study.data)))}
-    except TrialError as error:
-        return {"seed": seed, "error": str(error)}
-
-
-@cache
-def _data(name: str) -> Dataset:
-    return load_dataset(name)
-
-
-def _trained(config: TrialConfig, spec: StudySpec, data: Dataset) -> Line:
-    started = time.process_time()
-    trial = Trial(config, spec, data)
-    while not trial.finished:
-        validation = trial.advance()
-    trained = time.process_time()
-    test = trial.score_on_test()
-    wall = validation.train_seconds or 0.0, validation.verify_seconds or 0.0
-    keep = ("natural_accuracy", "adversarial_accuracy", "verified_accuracy", "samples", "unstable_relu_fraction")
-    return {
-        "measured_sparsity": validation.sparsity,
-        "nonzero_weights": validation.nonzero_weights,
-        "layer_densities": json.loads(getattr(validation, "layer_densities", None) or "{}"),
-        "macs": validation.macs,
-        "size_bytes": validation.size_bytes,
-        # The machine may be busy with other work: processor seconds, divided as the wall time was.
-        "train_processor_seconds": round((trained - started) * wall[0] / sum(wall), 2),
-        "processor_seconds": round(trained - started, 2),
-        "validation": {name: getattr(validation, name) for name in keep},
-        "test": {name: getattr(test, name) for name in keep},
-    }
-
-
 def tuning(name: str) -> dict[str, list[Run]]:
     """By approach."""
     setting = SETTINGS[name]
@@ -221,28 +166,11 @@ def _verified(line: Line, split: str) -> float:
     return -1.0 if "error" in line else float(line[split]["verified_accuracy"])
 
 
-def lines_of(file: Path) -> dict[str, Line]:
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return {line["key"]: line for line in lines}
-
-
 def run(names: Sequence[str], workers: int) -> None:
-    RAW.mkdir(parents=True, exist_ok=True)
-    (RAW / "machine.json").write_text(json.dumps(machine(), indent=1) + "\n")
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for name in names:
-            for phase in ("tuning", "counting"):
-                done = lines_of(RAW / f"{name}.jsonl")
-                tried = (run for runs in tuning(name).values() for run in runs)
-                planned = list(tried if phase == "tuning" else counting(name, done))
-                # Seed by seed over all approaches: whenever this is cut, all have been treated alike.
-                planned.sort(key=lambda one: one.seed)
-                for future in as_completed([pool.submit(one.line) for one in planned if one.key not in done]):
-                    line = future.result()
-                    with (RAW / f"{name}.jsonl").open("a") as lines:
-                        lines.write(json.dumps(line) + "\n")
-                    said = line.get("error") or f"{line['test']['verified_accuracy']:.1%} verified on test"
-                    print(line["key"], said, flush=True)
+    for name in names:
+        file = RAW / f"{name}.jsonl"
+        train_all([one for tried in tuning(name).values() for one in tried], file, workers)
+        train_all(counting(name, lines_of(file)), file, workers)
 
 
 def report(names: Sequence[str], workers: int) -> None:
@@ -267,29 +195,17 @@ def table(name: str, counted: Sequence[Line]) -> None:
         if not fine:
             print(f"| {approach} | {sparsity:.0%} | {len(mine)} | {mine[0]['error'] if mine else 'not run'} | | | | |")
             continue
-        cells = [_spread([line["test"][f"{kind}_accuracy"] for line in fine]) for kind in ACCURACIES]
+        cells = [spread([line["test"][f"{kind}_accuracy"] for line in fine]) for kind in ACCURACIES]
         pairs = [
             _verified(line, "test") - _verified(dense[line["seed"]], "test") for line in fine if line["seed"] in dense
         ]
         measured = statistics.mean(line["measured_sparsity"] for line in fine)
         seconds = statistics.median(line["train_processor_seconds"] for line in fine)
-        less = "" if approach == "dense" else _interval(pairs)
+        less = "" if approach == "dense" else interval(pairs)
         print(f"| {approach} | {measured:.1%} | {len(fine)} | {' | '.join(cells)} | {less} | {seconds:.0f} |")
 
 
 ACCURACIES = ("natural", "adversarial", "verified")
-
-
-def _spread(values: Sequence[float]) -> str:
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.1f}{spread}"
-
-
-def _interval(differences: Sequence[float]) -> str:
-    if len(differences) < 2:
-        return ""
-    half = stats.t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
-    return f"{100 * statistics.mean(differences):+.1f} ± {100 * half:.1f}"
 
 
 def draw(name: str, counted: Sequence[Line]) -> None:

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from approaches import APPROACHES, COMMON, FIGURES, FIXED, MAGNITUDE, SMALL, Line, in_process, lines_of
-from machine import machine
+from approaches import APPROACHES, COMMON, FIXED, MAGNITUDE, SMALL
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from trainings import FIGURES, Line, in_process, lines_of, train_all
 
 RAW = Path(__file__).parent / "results" / "published_schedules"
 LENGTHS = (5, 10, 20, 40)
@@ -83,22 +83,17 @@ class Run:
 
 
 def run(workers: int) -> None:
-    RAW.mkdir(parents=True, exist_ok=True)
-    (RAW / "machine.json").write_text(json.dumps(machine(), indent=1) + "\n")
-    done = lines_of(RAW / "mnist-5k.jsonl")
-    planned = [
-        Run(schedule, sparsity, length, seed)
-        for seed in SEEDS
-        for length in LENGTHS
-        for sparsity in SPARSITIES
-        for schedule in SCHEDULES
-    ]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(one.line) for one in planned if one.key not in done]):
-            line = future.result()
-            with (RAW / "mnist-5k.jsonl").open("a") as lines:
-                lines.write(json.dumps(line) + "\n")
-            print(line["key"], line.get("error") or f"{line['test']['verified_accuracy']:.1%} verified", flush=True)
+    train_all(
+        [
+            Run(schedule, sparsity, length, seed)
+            for seed in SEEDS
+            for length in LENGTHS
+            for sparsity in SPARSITIES
+            for schedule in SCHEDULES
+        ],
+        RAW / "mnist-5k.jsonl",
+        workers,
+    )
 
 
 def report(workers: int) -> None:

@@ -1,0 +1,148 @@
+"""The largest networks here: cnn-medium on all of Fashion-MNIST at epsilon 0.1, all 10,000 test images.
+
+    python benchmarks/headline.py run [--epochs 30] [--sparsities 0.95 0.99 0]    # resumable; an hour or more each
+    python benchmarks/headline.py report                                          # table from the checked-in raw data
+
+IBP with the regularisers of Shi et al., Adam with two drops of the learning rate, gradual magnitude pruning by LAMP
+over the ramp, one seed. Training is in bfloat16; all test images are attacked and verified in float32. A training that is
+cut goes on from its last checkpoint, which is in build/ and not checked in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import machine
+from trainings import Line, lines_of
+
+from sparsevlr.results.location import locate
+from sparsevlr.results.paths import STATE, checkpoint_path
+from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset
+from sparsevlr.trainables import Trial
+
+RAW = Path(__file__).parent / "results" / "headline"
+SCRATCH = Path(__file__).parents[1] / "build" / "headline"
+SPEC: dict[str, Any] = {
+    "data": "fashion-mnist",
+    "epsilon": 0.1,
+    "batch_size": 256,
+    "ramp": {"start": 0.01, "end": 0.6},
+    "precision": "bfloat16",
+    # Rungs are where checkpoints are kept; nothing is ever stopped here.
+    "scheduler": {"kind": "stopping", "eta": 2, "first_rung": 1},
+    "verification": {
+        "stages": ["ibp", "pgd", "crown-ibp"],
+        "rung_stages": ["ibp"],
+        "samples": 1000,
+        "test_samples": None,
+    },
+}
+VALUES: dict[str, Any] = {
+    "architecture": "cnn-medium",
+    "score": "magnitude",
+    "distribution": "lamp",
+    "schedule": "gradual",
+    "schedule.end": 0.6,
+    "loss": "ibp",
+    "loss.kappa_end": 0.3,
+    "regulariser": "shi",
+    "optimizer": "adam",
+    "optimizer.learning_rate": 1e-3,
+}
+
+TOLD = (
+    "epoch",
+    "natural_accuracy",
+    "adversarial_accuracy",
+    "verified_accuracy",
+    "verified_low",
+    "verified_high",
+    "n_unknown",
+    "samples",
+    "sparsity",
+    "nonzero_weights",
+    "total_weights",
+    "unstable_relu_fraction",
+    "train_seconds",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    sparsity: float
+    epochs: int
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.epochs}-epochs-{round(1000 * self.sparsity)}-{self.seed}"
+
+    def line(self) -> Line:
+        torch.set_num_threads(1)
+        folder = SCRATCH / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        spec = StudySpec.from_dict(SPEC | {"epochs": self.epochs, "seed": self.seed})
+        config = TrialConfig(trial_id="one", seed=self.seed, values=VALUES | {"sparsity": self.sparsity})
+        location = locate(folder)
+        trial = Trial(config, spec, load_dataset(spec.data), location=location)
+        paths = [checkpoint_path("one", f"rung-{rung}") for rung in range(len(spec.rungs))]
+        if left := [path for path in paths if location.has(f"{path}/{STATE}")]:
+            trial.restore(left[-1])
+        history = folder / "validation.jsonl"
+        while not trial.finished:
+            record = trial.advance()
+            with history.open("a") as lines:
+                lines.write(json.dumps({name: getattr(record, name) for name in TOLD}) + "\n")
+            print(self.name, record.epoch, f"{record.verified_accuracy:.1%} verified on validation", flush=True)
+        started = time.process_time()
+        test = trial.score_on_test()
+        return {
+            "key": self.name,
+            "epochs": self.epochs,
+            "sparsity": self.sparsity,
+            "seed": self.seed,
+            "validation": [json.loads(line) for line in history.read_text().splitlines()],
+            "test": {name: getattr(test, name) for name in TOLD},
+            "layer_densities": json.loads(str(test.layer_densities)),
+            "test_processor_seconds": round(time.process_time() - started, 1),
+        }
+
+
+def run(epochs: int, sparsities: list[float]) -> None:
+    RAW.mkdir(parents=True, exist_ok=True)
+    (RAW / "machine.json").write_text(json.dumps(machine(), indent=1) + "\n")
+    for one in (Run(sparsity, epochs) for sparsity in sparsities):
+        if one.name in lines_of(RAW / "fashion-mnist.jsonl"):
+            continue
+        line = one.line()
+        with (RAW / "fashion-mnist.jsonl").open("a") as lines:
+            lines.write(json.dumps(line) + "\n")
+        print(one.name, f"{line['test']['verified_accuracy']:.2%} verified on test", flush=True)
+
+
+def report(epochs: int, sparsities: list[float]) -> None:
+    print("| epochs | sparsity | weights | natural | adversarial | verified | 95 % | training, hours |")
+    print("|---|---|---|---|---|---|---|---|")
+    for line in lines_of(RAW / "fashion-mnist.jsonl").values():
+        test = line["test"]
+        shares = " | ".join(f"{test[f'{kind}_accuracy']:.2%}" for kind in ("natural", "adversarial", "verified"))
+        interval = f"{100 * test['verified_low']:.2f} to {100 * test['verified_high']:.2f}"
+        weights, hours = test["nonzero_weights"], test["train_seconds"] / 3600
+        print(f"| {line['epochs']} | {test['sparsity']:.2%} | {weights:,} | {shares} | {interval} | {hours:.1f} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["run", "report"])
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.95, 0.99, 0.0])
+    asked = parser.parse_args()
+    {"run": run, "report": report}[asked.command](asked.epochs, asked.sparsities)
