@@ -4,8 +4,8 @@
     python benchmarks/headline.py report                                          # table from the checked-in raw data
 
 IBP with the regularisers of Shi et al., Adam with two drops of the learning rate, gradual magnitude pruning by LAMP
-over the ramp, one seed. Training is in bfloat16; all test images are attacked and verified in float32. A training that is
-cut goes on from its last checkpoint, which is in build/ and not checked in.
+over the ramp, one seed. Training is in bfloat16; all test images are attacked and verified in float32. A training that
+is cut goes on from its last checkpoint, which is in build/ and not checked in.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     python benchmarks/losses.py report [SETTING ...]               # tables from the checked-in raw data
 
 Epochs, ramp, optimizer and pruning (gradual, LAMP) are the same for all losses of a setting; nothing is tuned.
-Accuracies are on the test split, by the whole cascade, intervals to alpha-CROWN, since intervals certify little of what expressive
-losses train. Its last two stages take a limited number of samples, so some stay undecided. Training is in
+Accuracies are on the test split by the whole cascade, intervals to alpha-CROWN, since intervals certify little of what
+expressive losses train. Its last two stages take a limited number of samples, so some stay undecided. Training is in
 bfloat16, verification in float32; seconds are processor time of training on one thread.
 """
 

@@ -1,4 +1,4 @@
-"""Many trainings of a benchmark: each in a process of its own, one line of JSON each, what is there is not run again."""
+"""Many trainings of a benchmark: each in a process of its own and one line of JSON, what is there is not run again."""
 
 from __future__ import annotations
 
