@@ -2,7 +2,10 @@
 
     python benchmarks/learning_curves.py digits --workers 2      # resumable; about 20 minutes on two cores
     python benchmarks/learning_curves.py mnist-5k --workers 2    # about an hour
+    python benchmarks/learning_curves.py digits-sabr             # half an hour of one core; digits-mtl-ibp too
 
+`digits-sabr` and `digits-mtl-ibp` are the preset with that loss in place of IBP, its options searched, and rungs scored
+by intervals and CROWN-IBP; half as many configurations. A file that is there is completed with the study it began with.
 Every configuration is trained to the end and scored along the way on the validation split, as a study scores it at a
 rung; at the end by the whole cascade, on both splits. Each is one line of `results/learning_curves/PRESET.jsonl`; those
 that diverge are lines as well. Seconds are processor time of one thread.
@@ -37,16 +40,37 @@ RAW = Path(__file__).parent / "results" / "learning_curves"
 RANDOM_CONFIGURATIONS = 200
 DENSE_REPEATS = 4
 EPOCHS = (1, 2, 4, 6, 8, 12, 16, 20, 30)
+PLAIN = ("digits", "mnist-5k")
+ATTACK = {"loss.attack_steps": 4, "loss.attack_step_size": 0.5}
+LOSSES: dict[str, dict[str, Any]] = {
+    "digits-sabr": {"loss": "sabr", "loss.subselection": {"low": 0.1, "high": 0.9}, **ATTACK},
+    "digits-mtl-ibp": {"loss": "mtl-ibp", "loss.alpha": {"low": 1e-3, "high": 0.5, "scale": "log"}, **ATTACK},
+}
+
+
+def study(name: str) -> StudySpec:
+    """A preset, or `digits` with another loss."""
+    if name in PLAIN:
+        return load_spec(name)
+    plain = load_spec("digits").to_dict()
+    space = {key: value for key, value in plain["space"].items() if not key.startswith("loss")}
+    points = [
+        {key: value for key, value in point.items() if not key.startswith("loss")} for point in plain["starting_points"]
+    ]
+    rungs = plain["verification"] | {"rung_stages": ["ibp", "crown-ibp"]}
+    changes = {"name": name, "space": space | LOSSES[name], "starting_points": points, "verification": rungs}
+    return StudySpec.from_dict(plain | changes)
 
 
 def configurations(spec: StudySpec) -> list[TrialConfig]:
     """The starting points, then random draws; the same for everybody."""
     rng = np.random.default_rng(derived_seed("learning-curves"))
+    count = RANDOM_CONFIGURATIONS if spec.name in PLAIN else RANDOM_CONFIGURATIONS // 2
     points = [
         spec.space.sample(lambda name, parameter, given=point: given[name] if name in given else parameter.random(rng))
         for point in spec.starting_points
     ]
-    drawn = [spec.space.random(rng) for _ in range(RANDOM_CONFIGURATIONS)]
+    drawn = [spec.space.random(rng) for _ in range(count)]
     named = {f"{number:05d}": values for number, values in enumerate([*points, *drawn])}
     # The dense network once more with other seeds, for a mean to compare with.
     named |= {f"dense-{repeat}": points[0] for repeat in range(DENSE_REPEATS)}
@@ -56,9 +80,10 @@ def configurations(spec: StudySpec) -> list[TrialConfig]:
     ]
 
 
-def record(preset: str, config: TrialConfig) -> dict[str, Any]:
+def record(plain: dict[str, Any], config: TrialConfig) -> dict[str, Any]:
     torch.set_num_threads(1)
-    spec, data = load_spec(preset), load_dataset(load_spec(preset).data)
+    spec = StudySpec.from_dict(plain)
+    data = load_dataset(spec.data)
     line: dict[str, Any] = {
         "trial_id": config.trial_id,
         "seed": config.seed,
@@ -114,8 +139,13 @@ def scores(training: Training, spec: StudySpec, data: Dataset, split: Split, opt
     box = {"low": data.low, "high": data.high, "options": options}
     over_grid = verified_over_grid(network, x, y, grid, **box, known=known)
     current = training.ramp * spec.epsilon
-    at_current = verified_over_grid(network, x, y, [current], **box) if 0 < current < spec.epsilon else None
-    return {
+    ramping = 0 < current < spec.epsilon
+    at_current = verified_over_grid(network, x, y, [current], **box) if ramping else None
+    by_intervals: dict[str, float] = {}
+    if spec.name not in PLAIN and current:
+        alone = {"low": data.low, "high": data.high, "options": CascadeOptions(stages=("ibp",))}
+        by_intervals["verified_current_ibp"] = float(verified_over_grid(network, x, y, [current], **alone)[0])
+    return by_intervals | {
         "samples": len(y),
         "natural_accuracy": round(found.natural_accuracy, 6),
         "verified_accuracy": round(found.verified_accuracy, 6),
@@ -128,18 +158,19 @@ def scores(training: Training, spec: StudySpec, data: Dataset, split: Split, opt
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("preset", choices=["digits", "mnist-5k"])
+    parser.add_argument("preset", choices=[*PLAIN, *LOSSES])
     parser.add_argument("--workers", type=int, default=1)
     asked = parser.parse_args()
     RAW.mkdir(parents=True, exist_ok=True)
     (RAW / "machine.json").write_text(json.dumps(machine(), indent=1) + "\n")
-    spec = load_spec(asked.preset)
-    file = RAW / f"{asked.preset}.jsonl"
-    (RAW / f"{asked.preset}.spec.json").write_text(json.dumps(spec.to_dict(), indent=1) + "\n")
+    file, told = RAW / f"{asked.preset}.jsonl", RAW / f"{asked.preset}.spec.json"
+    if not told.exists():
+        told.write_text(json.dumps(study(asked.preset).to_dict(), indent=1) + "\n")
+    spec = StudySpec.from_dict(json.loads(told.read_text()))
     done = {json.loads(line)["trial_id"] for line in file.read_text().splitlines()} if file.exists() else set()
     missing = [config for config in configurations(spec) if config.trial_id not in done]
     with ProcessPoolExecutor(asked.workers, mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(record, asked.preset, config) for config in missing]):
+        for future in as_completed([pool.submit(record, spec.to_dict(), config) for config in missing]):
             line = future.result()
             with file.open("a") as lines:
                 lines.write(json.dumps(line) + "\n")

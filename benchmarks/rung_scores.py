@@ -3,9 +3,9 @@
     python benchmarks/rung_scores.py [PRESET ...]      # seconds; from results/learning_curves/
 
 Scores on the validation split: verified accuracy at the target epsilon, at the epsilon that training is at, the mean
-over a fixed grid of epsilons, and natural accuracy. The 200 random configurations are three independent draws of 66;
-tau (tau-b) is their mean, with the standard deviation over draws. Once over all pairs, and once over pairs of like
-sparsity (thirds of the pool): among all pairs, sparsity alone predicts a good part of the order.
+over a fixed grid of epsilons, and natural accuracy. The random configurations are three independent draws (of 66, or
+33 with another loss); tau (tau-b) is their mean, with the standard deviation over draws. Once over all pairs, and once
+over pairs of like sparsity (thirds of the pool): among all pairs, sparsity alone predicts a good part of the order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
-PRESETS = ("digits", "mnist-5k")
+PRESETS = ("digits", "mnist-5k", "digits-sabr", "digits-mtl-ibp")
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "rung_scores.png"
 DRAWS = 3
 SCORES = {
@@ -32,6 +32,8 @@ SCORES = {
     "verified_auc": "verified, mean over the grid",
     "natural_accuracy": "natural",
 }
+BY_INTERVALS = {"verified_current_ibp": "verified by intervals alone, current epsilon"}
+"""Where the scores above are by CROWN-IBP too."""
 
 Line = Mapping[str, Any]
 
@@ -59,30 +61,33 @@ def tau_of_like_sparsity(lines: Sequence[Line], epoch: int, score: str) -> float
 
 
 def report(presets: Sequence[str]) -> None:
+    presets = [preset for preset in presets if (CURVES / f"{preset}.jsonl").exists()]
     figure = Figure(figsize=(11, 4 * len(presets)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(presets), 2, squeeze=False)
     for preset, row in zip(presets, panels, strict=True):
         groups = draws(preset)
-        epochs = [row["epoch"] for row in groups[0][0]["curve"]][:-1]
+        curve = groups[0][0]["curve"]
+        epochs = [point["epoch"] for point in curve][:-1]
+        scores = {score: label for score, label in (SCORES | BY_INTERVALS).items() if score in curve[0]}
         for axes, measure, which in (
             (row[0], tau, "all pairs"),
             (row[1], tau_of_like_sparsity, "pairs of like sparsity"),
         ):
             sizes = "+".join(str(len(group)) for group in groups)
             print(f"\n{preset}, {which}: tau with the final verified accuracy, {sizes} trials\n")
-            print("| epoch |" + "".join(f" {label} |" for label in SCORES.values()))
-            print("|---" * (len(SCORES) + 1) + "|")
+            print("| epoch |" + "".join(f" {label} |" for label in scores.values()))
+            print("|---" * (len(scores) + 1) + "|")
             table = {
-                score: [[measure(group, epoch, score) for group in groups] for epoch in epochs] for score in SCORES
+                score: [[measure(group, epoch, score) for group in groups] for epoch in epochs] for score in scores
             }
             for index, epoch in enumerate(epochs):
                 cells = [
                     f" {statistics.mean(table[score][index]):.2f} ± {statistics.stdev(table[score][index]):.2f} |"
-                    for score in SCORES
+                    for score in scores
                 ]
                 print(f"| {epoch} |" + "".join(cells))
-            for score, label in SCORES.items():
+            for score, label in scores.items():
                 means = [statistics.mean(values) for values in table[score]]
                 spread = [statistics.stdev(values) for values in table[score]]
                 axes.errorbar(epochs, means, spread, marker="o", ms=4, lw=1.4, capsize=2, label=label)
