@@ -1,0 +1,159 @@
+"""The cascade beside alpha-CROWN on every sample: how many each verifies, and at what cost.
+
+    python benchmarks/cascade.py run [NETWORK ...]    # resumable; hours, of which the cascade takes minutes
+    python benchmarks/cascade.py report               # table from the checked-in raw data
+
+1,000 test images each, cnn-small, trained by IBP or SABR at epsilon 0.1 or by PGD at 0.02. The cascade ends with
+alpha-CROWN on whatever its cheaper stages leave undecided, with as many gradient steps as the baseline. The baseline is
+run in batches of the size that is fastest for it on 64 images, tried first. Processor seconds of one thread. Networks
+are kept in build/ and trained again where they are not there: the seed makes them the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from machine import machine
+from torch import nn
+
+from sparsevlr.results.location import locate
+from sparsevlr.results.paths import STATE, checkpoint_path
+from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset
+from sparsevlr.spaces.datasets import Dataset
+from sparsevlr.trainables import Methods, Trial
+from sparsevlr.trainables.checkpoint import Checkpoint
+from sparsevlr.trainables.trial import fixed_subset
+from sparsevlr.trainables.verification import CascadeOptions, verify
+
+RAW = Path(__file__).parent / "results" / "cascade"
+SCRATCH = Path(__file__).parents[1] / "build" / "cascade"
+SAMPLES, CHUNK, TRIED = 1000, 100, (1, 8, 32, 64)
+COMMON = {"ramp": {"start": 0.01, "end": 0.6}, "scheduler": {"kind": "none"}, "precision": "bfloat16", "seed": 0}
+DATA: Mapping[str, dict[str, Any]] = {
+    "mnist-5k": COMMON | {"data": "mnist-5k", "epochs": 40, "batch_size": 128},
+    "fashion-mnist": COMMON | {"data": "fashion-mnist", "epochs": 5, "batch_size": 256},
+}
+TRAINED: Mapping[str, tuple[float, dict[str, Any]]] = {
+    "ibp": (0.1, {"loss": "ibp", "loss.kappa_end": 0.3}),
+    "sabr": (0.1, {"loss": "sabr", "loss.subselection": 0.4, "loss.attack_steps": 4}),
+    "pgd": (0.02, {"loss": "pgd", "loss.attack_steps": 4}),
+}
+"""Epsilon, of training and of verification, and the loss."""
+
+NETWORKS = tuple(f"{data}, {loss}" for data in DATA for loss in TRAINED)
+ALPHA = 20
+BASELINE = CascadeOptions(stages=("alpha-crown",), alpha_iterations=ALPHA, audit=0)
+CASCADE = CascadeOptions(stages=("ibp", "pgd", "crown-ibp", "crown", "alpha-crown"), alpha_iterations=ALPHA, audit=0)
+
+
+def trained(name: str, data: Dataset) -> tuple[nn.Module, float]:
+    """The network, and the epsilon it is meant for."""
+    epsilon, loss = TRAINED[name.split(", ")[1]]
+    spec = StudySpec.from_dict(DATA[name.split(", ")[0]] | {"epsilon": epsilon, "verification": {"stages": ["ibp"]}})
+    values = {"architecture": "cnn-small", "sparsity": 0.0, "score": "magnitude", "distribution": "lamp"}
+    values |= {"schedule": "gradual", "optimizer": "adam", "optimizer.learning_rate": 2e-3}
+    config = TrialConfig(trial_id=name.replace(", ", "-"), seed=0, values=values | loss)
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    location, path = locate(SCRATCH), checkpoint_path(config.trial_id, "rung-0")
+    if not location.has(f"{path}/{STATE}"):
+        trial = Trial(config, spec, data, location=location)
+        while not trial.finished:
+            trial.advance()
+    network = Methods.of(config).build_network(data.shape, data.classes)
+    network.load_state_dict(dict(Checkpoint.load(location, path).weights))
+    return network, epsilon
+
+
+def run(names: Sequence[str]) -> None:
+    torch.set_num_threads(1)
+    RAW.mkdir(parents=True, exist_ok=True)
+    (RAW / "machine.json").write_text(json.dumps(machine(), indent=1) + "\n")
+    for name in names:
+        data = load_dataset(name.split(", ")[0])
+        network, epsilon = trained(name, data)
+        chosen = fixed_subset(len(data.test.y), SAMPLES, "cascade")
+        x, y = data.test.x[chosen], data.test.y[chosen]
+        asked = {"epsilon": epsilon, "low": data.low, "high": data.high}
+        if not told(name, "cascade"):
+            keep(name, "cascade", 0, measured(network, x, y, CASCADE, asked))
+        size = fastest(name, network, x[: max(TRIED)], y[: max(TRIED)], asked)
+        done = {line["chunk"] for line in told(name, "baseline")}
+        for chunk in range(0, SAMPLES, CHUNK):
+            if chunk not in done:
+                part = slice(chunk, chunk + CHUNK)
+                keep(name, "baseline", chunk, measured(network, x[part], y[part], sized(size), asked))
+                print(name, chunk, flush=True)
+
+
+def fastest(name: str, network: nn.Module, x: np.ndarray, y: np.ndarray, asked: Mapping[str, float]) -> int:
+    if not (tried := told(name, "batch size")):
+        for size in TRIED:
+            keep(name, "batch size", size, measured(network, x, y, sized(size), asked))
+        tried = told(name, "batch size")
+    return int(min(tried, key=lambda line: float(line["seconds"]))["chunk"])
+
+
+def sized(size: int) -> CascadeOptions:
+    return CascadeOptions(stages=BASELINE.stages, alpha_iterations=ALPHA, audit=0, batch_size=size)
+
+
+def measured(
+    network: nn.Module, x: np.ndarray, y: np.ndarray, options: CascadeOptions, asked: Mapping[str, float]
+) -> dict[str, Any]:
+    started = time.process_time()
+    found = verify(network, x, y, options=options, **asked)
+    seconds = time.process_time() - started
+    stages, counts = np.unique(found.stage, return_counts=True)
+    return {
+        "samples": len(y),
+        "seconds": round(seconds, 3),
+        "verified": found.n_verified,
+        "unknown": found.n_unknown,
+        "decided_by": {str(stage) or "none": int(count) for stage, count in zip(stages, counts, strict=True)},
+        "stage_seconds": {stage: round(value, 3) for stage, value in found.seconds.items()},
+    }
+
+
+def keep(name: str, what: str, chunk: int, line: Mapping[str, Any]) -> None:
+    with (RAW / "lines.jsonl").open("a") as lines:
+        lines.write(json.dumps({"network": name, "what": what, "chunk": chunk, **line}) + "\n")
+
+
+def told(name: str, what: str) -> list[dict[str, Any]]:
+    file = RAW / "lines.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [line for line in lines if (line["network"], line["what"]) == (name, what)]
+
+
+def report(names: Sequence[str]) -> None:
+    print("| network | verified, cascade | by alpha-CROWN on every sample | seconds | seconds | ratio | decided by |")
+    print("|---|---|---|---|---|---|---|")
+    for name in names:
+        cascade, baseline = told(name, "cascade"), told(name, "baseline")
+        samples = sum(line["samples"] for line in baseline)
+        if not cascade or not samples:
+            print(f"| {name} | not run | | | | | |")
+            continue
+        spent, verified = (sum(line[key] for line in baseline) for key in ("seconds", "verified"))
+        # Where the baseline has not come to its end yet: as much for every sample still to come.
+        ratio = spent * SAMPLES / samples / cascade[0]["seconds"]
+        by = ", ".join(f"{stage} {count}" for stage, count in cascade[0]["decided_by"].items())
+        print(
+            f"| {name} | {cascade[0]['verified']} of {SAMPLES} | {verified} of {samples} | "
+            f"{cascade[0]['seconds']:.1f} | {spent:.0f} | {ratio:.0f} | {by} |"
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["run", "report"])
+    parser.add_argument("networks", nargs="*", default=NETWORKS)
+    asked = parser.parse_args()
+    {"run": run, "report": report}[asked.command](asked.networks)
