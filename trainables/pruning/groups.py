@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .base import Distribution
+from .ranking import Global, Ranking
 
 HALVINGS = 8
 """How often a budget is halved before groups are added one by one: a distribution sorts the whole network each time."""
@@ -92,6 +93,11 @@ def choose_groups(
         name: group_mask(means[name], index[name]).masked_fill(values == -torch.inf, -torch.inf)
         for name, values in scores.items()
     }
+
+    if isinstance(distribution, Ranking):
+        # Once, not for every budget that is tried.
+        worth = {name: distribution.comparable(values) for name, values in worth.items()}
+        distribution = Global()
 
     def chosen(counts: Mapping[str, int]) -> dict[str, Tensor]:
         return {name: ranking.best(counts[name]) for name, ranking in ranked.items()}
