@@ -9,7 +9,7 @@ from typing import Any
 
 from .errors import StorageError
 from .location import STORAGE_ERRORS, Location, reason_of
-from .paths import STATE, check_saved
+from .paths import STATE, check_saved, inside
 
 
 def read_state(location: Location, path: str) -> dict[str, Any]:
@@ -43,6 +43,8 @@ def read_file(location: Location, path: str, name: str, state: Mapping[str, Any]
 
 def _read(location: Location, path: str, name: str) -> bytes:
     check_saved(path)
+    if location.local is not None:
+        inside(location.local, path, name)
     try:
         return location.read(f"{path}/{name}")
     except STORAGE_ERRORS as error:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors import numpy as tensors
 
-from . import paths
 from .checkpoints import read_file, read_state
 from .errors import QueryError, StorageError
 from .location import Location
 from .origins import Origins
 from .overlap import Overlap, overlap, packed
+from .paths import MASK
 
 Masks = Mapping[str, NDArray[np.bool_]]
 """By layer, True where a weight is kept, of the weight's shape."""
@@ -52,15 +52,13 @@ def read_mask(location: Location, checkpoint: str) -> Masks:
         StorageError: the checkpoint is missing, damaged, or holds no mask.
         UnsafePath: the path leads outside the study.
     """
-    if location.local is not None:
-        paths.inside(location.local, f"{checkpoint}/{paths.MASK}")
-    data = read_file(location, checkpoint, paths.MASK, read_state(location, checkpoint))
+    data = read_file(location, checkpoint, MASK, read_state(location, checkpoint))
     try:
         found = tensors.load(data)
     except SafetensorError as error:
-        raise StorageError(f"checkpoint {checkpoint} cannot be read: {paths.MASK}: {error}") from error
+        raise StorageError(f"checkpoint {checkpoint} cannot be read: {MASK}: {error}") from error
     if not found or any(mask.dtype != np.bool_ for mask in found.values()):
-        raise StorageError(f"checkpoint {checkpoint} cannot be read: {paths.MASK} must hold booleans")
+        raise StorageError(f"checkpoint {checkpoint} cannot be read: {MASK} must hold booleans")
     layers = {name.rpartition(".")[0]: mask for name, mask in found.items()}
     return {layer: layers[layer] for layer in sorted(layers, key=_place)}
 

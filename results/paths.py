@@ -132,14 +132,14 @@ def plot_path(name: str) -> str:
     return f"{PLOTS}/{name}"
 
 
-def inside(root: Path, relative: str) -> Path:
-    """The file that a checkpoint path names below ``root``, links followed; UnsafePath when it leaves ``root``.
+def inside(root: Path, saved: str, file: str) -> Path:
+    """A file of a checkpoint or dense stage below ``root``, links followed; UnsafePath when it leaves ``root``.
 
     The one way from a path in a record to a file: a study may have been made by somebody else.
     """
-    target = (root / check_checkpoint(relative)).resolve()
+    target = (root / check_saved(saved) / file).resolve()
     if not target.is_relative_to(root.resolve()):
-        raise UnsafePath(f"{relative!r} leads outside its study through a symbolic link; refusing to open it")
+        raise UnsafePath(f"{saved}/{file} leads outside its study through a symbolic link; refusing to open it")
     return target
 
 

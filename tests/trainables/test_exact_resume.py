@@ -8,6 +8,7 @@ from unittest import mock
 import pytest
 import torch
 
+from sparsevlr.results import UnsafePath
 from sparsevlr.spaces import StudySpec, TrialConfig
 from sparsevlr.spaces.datasets import Dataset
 from sparsevlr.trainables import Trial, run_trial
@@ -169,3 +170,15 @@ def _failing_at(call: int, error: BaseException) -> Callable[..., None]:
         step(*arguments)
 
     return fail
+
+
+def test_a_checkpoint_that_is_a_link_out_of_its_study_is_not_opened(
+    spec: StudySpec, digits: Dataset, tmp_path: Path
+) -> None:
+    elsewhere, here = study(tmp_path / "elsewhere"), study(tmp_path / "here")
+    path = run_trial(config(), spec, digits, location=elsewhere)[0].checkpoint or ""
+    linked = tmp_path / "here" / path
+    linked.parent.mkdir(parents=True)
+    linked.symlink_to(tmp_path / "elsewhere" / path)
+    with pytest.raises(UnsafePath, match="symbolic link"):
+        Trial(config(), spec, digits, location=here).restore(path)
