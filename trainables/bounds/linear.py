@@ -173,7 +173,8 @@ def _lower_bounds(
             pending[source] = pending[source] + part if source in pending else part
     rows = pending[0].flatten(1)
     centre, radius = box.centre.flatten(1)[owner], box.radius.flatten(1)[owner]
-    return bias + (rows * centre).sum(1) - (rows.abs() * radius).sum(1)
+    lowest = torch.addcmul(centre, rows.detach().sign(), radius, value=-1)
+    return bias + (rows * lowest).sum(1)
 
 
 def _recomputed(

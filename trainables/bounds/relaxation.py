@@ -62,19 +62,20 @@ class _Chord(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         above, depth = upper.clamp_min(LEAST_UPPER), lower.neg().relu_()
-        slope = F.threshold(above / (above + depth), LEAST_SLOPE, 0.0, inplace=True)
-        ctx.save_for_backward(above, depth, slope)
+        width = above + depth
+        slope = F.threshold(above.div_(width), LEAST_SLOPE, 0.0, inplace=True)
+        ctx.save_for_backward(depth, width, slope)
         return slope, depth
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        above, depth, slope = ctx.saved_tensors
+        depth, width, slope = ctx.saved_tensors
         grad_slope, grad_depth = grads
         # The derivatives of the slope are (1 - slope) / width by `above` and -slope / width by `depth`.
-        by_width = grad_slope / (above + depth)
+        by_width = grad_slope / width
         by_depth = by_width * slope
-        return where_above(by_depth - grad_depth, depth), where_above(by_width.sub_(by_depth), above, LEAST_UPPER)
+        return where_above(by_depth - grad_depth, depth), where_above(by_width.sub_(by_depth), slope)
 
 
 class _ThroughReLU(torch.autograd.Function):

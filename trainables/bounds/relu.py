@@ -33,12 +33,12 @@ class _IntervalReLU(torch.autograd.Function):
         return half.add(from_lower, alpha=0.5), half.sub_(from_lower, alpha=0.5)
 
 
-def where_above(values: Tensor, other: Tensor, bound: float = 0.0) -> Tensor:
-    """`values` where `other` of the same shape is above `bound` or NaN, elsewhere 0.
+def where_above(values: Tensor, other: Tensor) -> Tensor:
+    """`values` where `other` of the same shape is above 0 or NaN, elsewhere 0.
 
     One pass of vector instructions, which neither a product with a mask of bool nor `torch.where` is on a CPU.
     """
-    chosen: Tensor = torch.ops.aten.threshold_backward.default(values, other, bound)
+    chosen: Tensor = torch.ops.aten.threshold_backward.default(values, other, 0)
     return chosen
 
 
