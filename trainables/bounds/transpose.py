@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 from ...spaces.architectures.layers import Reshape
 from .affine import Affine, BatchNorm, affine_of, per_channel
@@ -61,6 +62,7 @@ class _Folded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, layer: nn.Conv2d, size: tuple[int, int]) -> Tensor:
+        assert not isinstance(layer.padding, str)
         ctx.save_for_backward(rows, weight)
         ctx.where = (layer.stride, layer.padding, layer.dilation)
         windows = weight.flatten(1).t() @ rows.flatten(2)
@@ -70,7 +72,7 @@ class _Folded(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         rows, weight = ctx.saved_tensors
-        grad_weight = nn.grad.conv2d_weight(grads[0], weight.shape, rows, *ctx.where)
+        grad_weight = conv2d_weight(grads[0], weight.shape, rows, *ctx.where)
         return F.conv2d(grads[0], weight, None, *ctx.where), grad_weight, None, None
 
 
