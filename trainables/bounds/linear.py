@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .graph import Add, Graph
 from .interval import Box, interval_bounds, interval_step
-from .relaxation import Interval, Relaxation, is_nonlinear, relax
+from .relaxation import Bounds, Interval, Relaxation, is_nonlinear, relax
 from .transpose import transpose
 from .units import unit_rows
 
@@ -32,7 +32,7 @@ def crown_ibp_margins(graph: Graph, box: Box, labels: Tensor) -> Tensor:
     Returns:
         `(batch, classes)`, lower bounds of `logit_y - logit_k`; 0 at k = y.
     """
-    return backward_margins(graph, box, as_intervals(interval_bounds(graph, *box)), labels)
+    return backward_margins(graph, box, interval_bounds(graph, *box), labels)
 
 
 @torch.no_grad()
@@ -101,7 +101,7 @@ def crown_ibp_bounds(graph: Graph, box: Box, chosen: Mapping[int, Tensor]) -> li
     return [tightened.get(index, interval) for index, interval in enumerate(bounds)]
 
 
-def backward_margins(graph: Graph, box: Box, bounds: Sequence[Interval], labels: Tensor) -> Tensor:
+def backward_margins(graph: Graph, box: Box, bounds: Sequence[Bounds], labels: Tensor) -> Tensor:
     """Lower bounds `(batch, classes)` of all margins, given bounds of the input of each nonlinear layer.
 
     Differentiable in the weights, also by way of `bounds`.
@@ -119,7 +119,7 @@ def backward_margins(graph: Graph, box: Box, bounds: Sequence[Interval], labels:
     return torch.cat(parts) if parts else weight.new_zeros(0, classes)
 
 
-def backward_combination(graph: Graph, box: Box, bounds: Sequence[Interval], logit_weights: Tensor) -> Tensor:
+def backward_combination(graph: Graph, box: Box, bounds: Sequence[Bounds], logit_weights: Tensor) -> Tensor:
     """Lower bounds `(batch,)` of one linear combination of the logits per sample.
 
     Differentiable in the network's weights, also by way of `bounds`, and in `logit_weights`.
@@ -135,7 +135,7 @@ def backward_combination(graph: Graph, box: Box, bounds: Sequence[Interval], log
     return _lower_bounds(graph, box, _relaxations(graph, bounds), graph.features, rows, start, slice(None))
 
 
-def _relaxations(graph: Graph, bounds: Sequence[Interval]) -> dict[int, Relaxation]:
+def _relaxations(graph: Graph, bounds: Sequence[Bounds]) -> dict[int, Relaxation]:
     return {
         index: relax(node.layer, bounds[node.inputs[0]])
         for index, node in enumerate(graph.nodes)
@@ -173,7 +173,8 @@ def _lower_bounds(
             pending[source] = pending[source] + part if source in pending else part
     rows = pending[0].flatten(1)
     centre, radius = box.centre.flatten(1)[owner], box.radius.flatten(1)[owner]
-    return bias + (rows * centre).sum(1) - (rows.abs() * radius).sum(1)
+    lowest = torch.addcmul(centre, rows.detach().sign(), radius, value=-1)
+    return bias + (rows * lowest).sum(1)
 
 
 def _recomputed(

@@ -1,11 +1,30 @@
 """Two linear functions that enclose each nonlinear layer over known bounds of its input."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from .relu import where_above
+
+LEAST_UPPER, LEAST_SLOPE = 1e-30, 1e-20
+"""What an upper bound counts for at least in the slope of a chord, and slopes that are 0: far below any rounding error.
+
+So the slope is 1 where both bounds are 0 and exactly 0 where a neuron is dead, without a look at cases.
+"""
+
+
+class Bounds(Protocol):
+    """Anything with a lower and an upper bound, each `(batch, *shape)`."""
+
+    @property
+    def lower(self) -> Tensor: ...
+
+    @property
+    def upper(self) -> Tensor: ...
 
 
 class Interval(NamedTuple):
@@ -16,15 +35,74 @@ class Interval(NamedTuple):
 
 
 class ReLURelaxation(NamedTuple):
-    """`lower_slope * x <= relu(x) <= upper_slope * x + upper_intercept`, each `(batch, *shape)`."""
+    """`x <= relu(x)` where `middle > 0`, `0 <= relu(x)` elsewhere; `relu(x) <= slope * (x + depth)`.
 
-    lower_slope: Tensor
-    upper_slope: Tensor
-    upper_intercept: Tensor
+    Each `(batch, *shape)`; no gradient flows into `middle`, of which the sign alone counts.
+    """
+
+    middle: Tensor
+    slope: Tensor
+    depth: Tensor
 
     def backward(self, rows: Tensor, owner: Tensor | slice, inputs: torch.Size) -> tuple[Tensor, Tensor]:
-        bias = (rows.clamp(max=0) * self.upper_intercept[owner]).flatten(1).sum(1)
-        return torch.where(rows > 0, self.lower_slope[owner], self.upper_slope[owner]) * rows, bias
+        # Under autocast a BatchNorm gives bounds, but not rows, of more precision.
+        rows = rows.to(torch.promote_types(rows.dtype, self.slope.dtype))
+        through: tuple[Tensor, Tensor] = _ThroughReLU.apply(
+            rows, *(values[owner].to(rows.dtype) for values in (self.middle, self.slope, self.depth))
+        )
+        return through
+
+
+class _Chord(torch.autograd.Function):
+    """Slope and depth of the chord of a ReLU from `(-depth, 0)` to `(above, above)`: `above / (above + depth)`.
+
+    `above` and `depth` are the upper bound and minus the lower one where these are positive, else 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        above, depth = upper.clamp_min(LEAST_UPPER), lower.neg().relu_()
+        width = above + depth
+        slope = F.threshold(above.div_(width), LEAST_SLOPE, 0.0, inplace=True)
+        ctx.save_for_backward(depth, width, slope)
+        return slope, depth
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        depth, width, slope = ctx.saved_tensors
+        grad_slope, grad_depth = grads
+        # The derivatives of the slope are (1 - slope) / width by `above` and -slope / width by `depth`.
+        by_width = grad_slope / width
+        by_depth = by_width * slope
+        return where_above(by_depth - grad_depth, depth), where_above(by_width.sub_(by_depth), slope)
+
+
+class _ThroughReLU(torch.autograd.Function):
+    """Coefficients on the input of a ReLU, and a constant per row, from coefficients on its output.
+
+    A positive coefficient meets the lower function of a `ReLURelaxation`, a negative one the upper.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, middle: Tensor, slope: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+        negative = rows.clamp_max(0)
+        chords = negative * slope
+        ctx.save_for_backward(rows, middle, slope, depth, negative, chords)
+        return where_above(rows.relu(), middle).add_(chords), (chords * depth).flatten(1).sum(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+        rows, middle, slope, depth, negative, chords = ctx.saved_tensors
+        grad_rows, grad_bias = grads
+        grad_bias = grad_bias.view(-1, *[1] * (rows.dim() - 1))
+        by_chord = torch.addcmul(grad_rows, grad_bias, depth)
+        grad_slope = negative * by_chord
+        by_negative = by_chord.mul_(slope)
+        # Of a coefficient that is 0 the gradient is that of a negative one.
+        by_positive = where_above(grad_rows, middle).sub_(by_negative)
+        return where_above(by_positive, rows).add_(by_negative), None, grad_slope, chords * grad_bias
 
 
 class MaxRelaxation(NamedTuple):
@@ -50,9 +128,9 @@ class MaxRelaxation(NamedTuple):
 Relaxation = ReLURelaxation | MaxRelaxation
 
 
-def relax(layer: nn.Module, before: Interval) -> Relaxation:
+def relax(layer: nn.Module, before: Bounds) -> Relaxation:
     """The relaxation of a nonlinear layer over the bounds `before` of its input."""
-    return _RELAXATIONS[type(layer)](layer, before)
+    return _RELAXATIONS[type(layer)](layer, Interval(before.lower, before.upper))
 
 
 def is_nonlinear(layer: nn.Module) -> bool:
@@ -62,16 +140,8 @@ def is_nonlinear(layer: nn.Module) -> bool:
 def _relu(layer: nn.ReLU, before: Interval) -> ReLURelaxation:
     """Upper: the chord from `(l, 0)` to `(u, u)`. Lower: slope 1 where u > -l, else 0, the smaller area of the two
     (adaptive CROWN, Zhang et al. 2018, arXiv 1811.00866)."""
-    lower, upper = before
-    active, dead = lower >= 0, upper <= 0
-    one, zero = torch.ones_like(lower), torch.zeros_like(lower)
-    # A NaN is neither active nor dead and stays in the chord, so that nothing is ever proved from it. Where a ReLU is
-    # stable the chord is not used, but 0 / 0 there would still make every gradient NaN.
-    stable = active | dead
-    chord = upper / torch.where(stable, one, upper - lower)
-    upper_slope = torch.where(active, one, torch.where(dead, zero, chord))
-    upper_intercept = torch.where(stable, zero, -chord * lower)
-    return ReLURelaxation((upper > -lower).to(lower.dtype), upper_slope, upper_intercept)
+    slope, depth = _Chord.apply(*before)
+    return ReLURelaxation((before.lower + before.upper).detach(), slope, depth)
 
 
 def _maximum(layer: nn.MaxPool2d, before: Interval) -> MaxRelaxation:
