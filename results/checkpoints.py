@@ -19,8 +19,9 @@ def read_state(location: Location, path: str) -> dict[str, Any]:
         StorageError: it is missing, or no such description.
         UnsafePath: the path leads outside the study.
     """
+    content = _read(location, path, STATE)
     try:
-        state = json.loads(_read(location, path, STATE))
+        state = json.loads(content)
     except ValueError as error:
         raise StorageError(f"checkpoint {path} cannot be read: {STATE} is corrupt") from error
     if not isinstance(state, dict) or not isinstance(state.get("sha256"), dict):
