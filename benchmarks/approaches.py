@@ -45,7 +45,7 @@ SPARSE: dict[str, dict[str, Any]] = {
     "magnitude, gradual": GRADUAL,
     "magnitude, gradual, raw": GRADUAL | {"distribution": "global"},
     "magnitude, gradual + NRS": GRADUAL | NRS,
-    "SNIP": {"score": "snip", "distribution": "global", "schedule": "at-init"},
+    "SNIP": BORN_SPARSE | {"score": "snip", "distribution": "lamp", "schedule": "at-init"},
     "Taylor": {"score": "taylor", "distribution": "global", "schedule": "one-shot"},
     "stability": {"score": "stability", "distribution": "global", "schedule": "one-shot"},
     "HYDRA": {"score": "hydra", "score.span": 0.2, "distribution": "lamp", "schedule": "one-shot"},
