@@ -4,7 +4,7 @@
     python benchmarks/compaction.py report    # tables and plot from the checked-in raw data
 
 Networks are trained on mnist-5k (natural and IBP loss) and pruned by magnitude along the gradual schedule: single
-weights over the whole network, and whole filters and neurons, the same share of the weights of each layer. Once the
+weights over the whole network by LAMP, and whole filters and neurons, the same share of the weights of each layer. Once the
 mask has settled, an epoch of the training loop is timed from one checkpoint, with compaction and without (at
 `WORTHWHILE` 0 nothing is worthwhile); what compacting and expanding cost is in it. Bounds are those of the network with
 its zeros and of the one that is scored at the checkpoint: IBP and CROWN-IBP of a whole batch of the cascade, CROWN of
@@ -54,7 +54,7 @@ ARCHITECTURES: Mapping[str, dict[str, object]] = {
     "cnn7": {"architecture.width": 0.125},
 }
 REPEATS = {"mlp": 7, "cnn-small": 5, "cnn7": 2}
-PATTERNS = {"unstructured": "global", "filter": "uniform"}
+PATTERNS = {"unstructured": "lamp", "filter": "uniform"}
 """With the distribution of each: over the whole network whole filters would leave some layers a single one."""
 SPARSITIES = (0.9, 0.95, 0.99)
 EPSILON, SEED = 0.1, 0
