@@ -4,11 +4,12 @@
     python benchmarks/compaction.py report    # tables and plot from the checked-in raw data
 
 Networks are trained on mnist-5k (natural and IBP loss) and pruned by magnitude along the gradual schedule: single
-weights over the whole network by LAMP, and whole filters and neurons, the same share of the weights of each layer. Once the
-mask has settled, an epoch of the training loop is timed from one checkpoint, with compaction and without (at
-`WORTHWHILE` 0 nothing is worthwhile); what compacting and expanding cost is in it. Bounds are those of the network with
-its zeros and of the one that is scored at the checkpoint: IBP and CROWN-IBP of a whole batch of the cascade, CROWN of
-as many samples as are often left to it. Times are medians of process CPU time over repeats in which both take turns.
+weights over the whole network by LAMP, and whole filters and neurons, the same share of the weights of each layer.
+Once the mask has settled, an epoch of the training loop is timed from one checkpoint, with compaction and without (at
+`WORTHWHILE` 0 nothing is worthwhile); what compacting and expanding cost is in it. Bounds are those of the network
+with its zeros and of the one that is scored at the checkpoint: IBP and CROWN-IBP of a whole batch of the cascade,
+CROWN of as many samples as are often left to it. Times are medians of process CPU time over repeats in which both
+take turns.
 
 Whether accuracy suffers is measured on digits, by whole trials of several seeds with compaction and without.
 """
