@@ -254,7 +254,7 @@ def verify(
 
     checks = recheck(folder)
     if json_:
-        print(json.dumps([asdict(check) for check in checks]))
+        print(json.dumps([{**asdict(check), "holds": check.holds} for check in checks]))
     else:
         output.print(checks_table(checks))
     if not all(check.holds for check in checks):
