@@ -228,8 +228,9 @@ def export(
     from ..results import open_study
     from ..trainables.export import export_trial
 
+    opened = open_study(study)
     certificate = export_trial(
-        open_study(study),
+        opened,
         trial,
         out,
         split=split.value,
@@ -238,6 +239,7 @@ def export(
         data_dir=data_dir,
         allow_code=allow_code,
     )
+    _warn(opened)
     verdicts = Counter(sample.verdict for sample in certificate.samples)
     counted = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
     errors.print(f"trial {trial} is in {out}; of {len(certificate.samples)} {split.value} samples {counted}")

@@ -114,6 +114,14 @@ def page(card: Mapping[str, Any], certificate: Certificate) -> str:
         f"{compacted['size_bytes']} bytes (dense {compacted['dense_bytes']})",
         f"- lineage: {' from '.join(row['trial_id'] for row in card['lineage'])}; seed {card['seed']}",
         "",
+        "## Files",
+        "",
+        "- `model.onnx`: the compacted network, `input` to `logits`, with any number of inputs at once",
+        "- `weights.safetensors`, `mask.safetensors`, `network.json`: the whole network as it was trained",
+        "- `certificate.json`, `samples.safetensors`: verdicts, and the samples they are about",
+        "- `vnnlib/`, `instances.csv`: properties of some of the samples, for other verifiers",
+        "- `card.json`: this page for programs",
+        "",
         "## Accuracy",
         "",
         "| split | samples | natural | adversarial | verified |",
@@ -129,7 +137,7 @@ def page(card: Mapping[str, Any], certificate: Certificate) -> str:
         "",
         f"Of {len(verdicts)} samples of the {certificate.split} split {verdicts.count('verified')} are verified, "
         f"{verdicts.count('falsified')} falsified and {verdicts.count('unknown')} unknown, by the stages "
-        f"{', '.join(certificate.options.stages)}. `sparsevlr verify` on this folder finds them again.",
+        f"{', '.join(certificate.cascade.stages)}. `sparsevlr verify` on this folder finds them again.",
         "",
         "## Configuration",
         "",

@@ -35,9 +35,8 @@ def trained(path: Path, space: dict[str, Any], **changes: Any) -> Study:
     return run_to_the_end(StudySpec.from_dict(SPEC | changes | {"space": SPACE | space}), path)
 
 
-def exported(study: Study, out: Path, **options: Any) -> Certificate:
-    (trial_id,) = study.trials()["trial_id"].to_pylist()
-    return export_trial(study, trial_id, out, **options)
+def exported(study: Study, out: Path, trial_id: str = "00000", **options: Any) -> Certificate:
+    return export_trial(study, trial_id, out, **{"split": "test", "samples": 1000, "properties": 10} | options)
 
 
 def copied(folder: Path, to: Path) -> Path:

@@ -21,10 +21,11 @@ from sparsevlr.results.intervals import wilson_interval
 from sparsevlr.spaces.architectures import ARCHITECTURES, architecture_options
 from sparsevlr.spaces.datasets import Dataset
 from sparsevlr.trainables.checkpoint import Checkpoint
-from sparsevlr.trainables.export import Check, export_trial, folder, recheck
+from sparsevlr.trainables.export import Check, folder, recheck
 from sparsevlr.trainables.export.certificate import Certificate
 from sparsevlr.trainables.pruning import PATTERNS
 from sparsevlr.trainables.trial import fixed_subset
+from sparsevlr.trainables.verification import SoundnessError
 
 from .studies import change, copied, exported, forge, trained
 
@@ -209,9 +210,9 @@ def test_only_completed_trials_are_exported(study: Study, tmp_path: Path, event:
             store.append([Record(event="decision", trial_id="00001", decision="stop", state="stopped")])
     wanted = {"none": "pending", "stop": "stopped"}[event]
     with pytest.raises(ExportError, match=f"trial 00001 is {wanted}: only completed"):
-        export_trial(open_study(copy), "00001", tmp_path / "out")
+        exported(open_study(copy), tmp_path / "out", trial_id="00001")
     with pytest.raises(ExportError, match="no trial '7'"):
-        export_trial(open_study(copy), "7", tmp_path / "out")
+        exported(open_study(copy), tmp_path / "out", trial_id="7")
     assert not (tmp_path / "out").exists()
 
 
@@ -313,6 +314,16 @@ class Opened:
         return (os.system, ("touch pickled",))
 
 
+def test_a_verdict_that_an_attack_refutes_is_told(export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsound(*arguments: Any, **options: Any) -> Any:
+        raise SoundnessError(3, "ibp")
+
+    monkeypatch.setattr("sparsevlr.trainables.export.rechecking.verify", unsound)
+    (check,) = (check for check in recheck(export) if not check.holds)
+    assert check.what == "soundness"
+    assert "sample 3 was verified by stage 'ibp'" in check.differing[0]
+
+
 HUGE = (1 << 62).to_bytes(8, "little")
 
 
@@ -401,7 +412,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "an option of another type": (
         lambda path: change(path, lambda content: content["cascade"].update(audit=1.5)),
-        "cascade.audit must be like",
+        r"cascade\.audit must be a whole number|cascade\.audit .*1\.5",
     ),
     "no radius": (lambda path: change(path, lambda content: content.update(epsilon=0)), "epsilon must be above 0"),
     "a range that does not hold the samples": (

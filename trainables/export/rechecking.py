@@ -68,17 +68,24 @@ def recheck(path: Path) -> list[Check]:
         ExportError: a file is missing, unreadable or holds what an export does not; the message is one line.
     """
     certificate = Certificate.from_bytes(folder.read_file(path, folder.CERTIFICATE))
-    files = {name: folder.read_file(path, name) for name in certificate.sha256}
+    files: dict[str, bytes] = {}
+    digests: dict[str, str] = {}
+    for name in certificate.sha256:
+        content = folder.read_file(path, name)
+        digests[name] = folder.digest(content)
+        if name in folder.HASHED:
+            files[name] = content
     with _naming(folder.MODEL):
         model = from_onnx(files[folder.MODEL])
     shape = model.graph.nodes[0].shape
     x, y = _samples(files[folder.SAMPLES], certificate, model.graph)
     whole, pruned = _whole(files, shape)
-    batch = max(1, min(certificate.options.batch_size, VALUES_AT_ONCE // values_of(model.graph)))
+    values = max(values_of(model.graph), values_of(traced(whole, shape)))
+    batch = max(1, min(certificate.cascade.batch_size, VALUES_AT_ONCE // values))
     wanted = torch_logits(model.network, x, batch)
     compacted = torch_logits(compact(pruned, shape).network, x, batch)
     return [
-        _files(certificate, files),
+        _files(certificate, digests),
         _mask(whole, pruned),
         _labels(certificate, y),
         _outputs("outputs: weights and mask, compacted", certificate, compacted, wanted),
@@ -116,9 +123,9 @@ def _whole(files: Mapping[str, bytes], shape: tuple[int, ...]) -> tuple[nn.Seque
     return whole, pruned
 
 
-def _files(certificate: Certificate, files: Mapping[str, bytes]) -> Check:
-    changed = [name for name, content in files.items() if folder.digest(content) != certificate.sha256[name]]
-    return Check.of("files", len(files), [f"{name} is not the file that was written" for name in changed])
+def _files(certificate: Certificate, digests: Mapping[str, str]) -> Check:
+    changed = [name for name, digest in digests.items() if digest != certificate.sha256[name]]
+    return Check.of("files", len(digests), [f"{name} is not the file that was written" for name in changed])
 
 
 def _mask(whole: nn.Sequential, pruned: nn.Sequential) -> Check:
@@ -152,16 +159,16 @@ def _verdicts(certificate: Certificate, network: nn.Sequential, x: Tensor, y: Te
             epsilon=certificate.epsilon,
             low=certificate.low,
             high=certificate.high,
-            options=replace(certificate.options, batch_size=batch),
+            options=replace(certificate.cascade, batch_size=batch),
             seed=certificate.seed,
         )
     except SoundnessError as error:
-        return [Check.of("verdicts", len(recorded), [str(error)] * len(recorded))]
+        return [Check.of("soundness", 1, [str(error)])]
     except ValueError as error:
         raise ExportError(f"{folder.SAMPLES}: {error}") from error
     pairs = list(zip(recorded, sample_verdicts([one.index for one in recorded], y.tolist(), found), strict=True))
     stages = [
-        stage for stage in ("natural", *certificate.options.stages, "") if any(a.stage == stage for a, _ in pairs)
+        stage for stage in ("natural", *certificate.cascade.stages, "") if any(a.stage == stage for a, _ in pairs)
     ]
     checks = [
         Check.of(

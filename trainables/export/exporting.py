@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +30,15 @@ from .structure import described, traced
 from .to_onnx import to_onnx
 from .vnnlib import instances_text, property_text
 
-SAMPLES, PROPERTIES = 1000, 10
-
 
 def export_trial(
     study: Study,
     trial_id: str,
     out: Path,
     *,
-    split: str = "test",
-    samples: int | None = SAMPLES,
-    properties: int = PROPERTIES,
+    split: str,
+    samples: int | None,
+    properties: int,
     data_dir: str | None = None,
     allow_code: bool = False,
 ) -> Certificate:
@@ -156,7 +153,7 @@ def _certified(
     return Certificate(
         split=split,
         **region,
-        cascade=asdict(options),
+        cascade=options,
         seed=seed,
         samples=sample_verdicts(chosen, y.tolist(), found),
         sha256={name: folder.digest(content) for name, content in files.items()},
