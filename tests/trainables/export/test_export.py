@@ -48,7 +48,16 @@ def by_name(checks: list[Check]) -> dict[str, Check]:
 
 
 ROUND_TRIPS: dict[str, dict[str, Any]] = {
-    **{f"pattern {name}": {"pattern": name, "architecture.hidden": [16, 12]} for name in PATTERNS},
+    **{
+        f"pattern {name}, {architecture}": {
+            "pattern": name,
+            "architecture": architecture,
+            "architecture.width": 0.25,
+            "sparsity": 0.6,
+        }
+        for name in PATTERNS
+        for architecture in ("mlp", "resnet-small")
+    },
     **{
         name: {"architecture": name, "architecture.width": 0.125}
         | ({"architecture.batchnorm": True} if "batchnorm" in (architecture_options(name) or {}) else {})
@@ -222,6 +231,14 @@ def test_a_changed_checkpoint_is_not_exported(study: Study, tmp_path: Path) -> N
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
     with pytest.raises(ExportError, match=r"weights\.safetensors is not the file that was written"):
         exported(open_study(copy), tmp_path / "out")
+
+
+def test_a_checkpoint_of_another_configuration_is_not_exported(study: Study, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(study.uri, tmp_path / "study"))
+    file = copy / last_report(study)["checkpoint"] / "state.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": "0" * 16}))
+    with pytest.raises(ExportError, match="trial 00000 is of another configuration: 0000"):
+        exported(open_study(copy), tmp_path / "out", samples=5)
 
 
 def flipped(path: Path, name: str) -> bytes:
@@ -399,8 +416,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "fewer verdicts": (lambda path: change(path, lambda content: content["samples"].pop()), "as many as"),
     "steps without end": (
-        lambda path: change(path, lambda content: content["cascade"].update(pgd_steps=1 << 40)),
-        "cascade.pgd_steps must be at most 10000",
+        lambda path: change(path, lambda content: content["cascade"].update(alpha_iterations=10_001)),
+        "cascade.alpha_iterations must be at most 10000",
     ),
     "an unknown stage": (
         lambda path: change(path, lambda content: content["cascade"].update(stages=["ibp", "oath"])),
