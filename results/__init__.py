@@ -1,6 +1,7 @@
 """What came out of a study: records, their store, queries, Pareto numerics and plots."""
 
 from .errors import (
+    ExportError,
     QueryError,
     RecordError,
     StorageError,
@@ -15,6 +16,7 @@ from .store import Store
 from .study import Study, open_study
 
 __all__ = [
+    "ExportError",
     "QueryError",
     "Record",
     "RecordError",

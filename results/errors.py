@@ -31,3 +31,7 @@ class QueryError(StudyError, ValueError):
 
 class WhereError(QueryError):
     """A filter that does not parse; the message gives the position (counted from 1) and what was expected there."""
+
+
+class ExportError(StudyError):
+    """A trial that cannot be exported, a folder that cannot be exported to, or one that is no export."""

@@ -19,7 +19,7 @@ from .location import Location, sync_folder
 from .record import SCHEMA_VERSION
 
 FORMAT = "sparsevlr-study"
-_PACKAGES = ("sparsevlr", "torch", "ray", "optuna", "numpy", "pyarrow", "auto_LiRPA")
+_PACKAGES = ("sparsevlr", "torch", "ray", "optuna", "numpy", "pyarrow", "auto_LiRPA", "onnx", "onnxruntime")
 
 
 def new_manifest(spec: Mapping[str, Any]) -> dict[str, Any]:

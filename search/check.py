@@ -12,7 +12,7 @@ from ..spaces import SpecError
 from ..spaces.datasets import DATASETS, load_dataset
 from ..trainables.verification import auto_lirpa
 
-PACKAGES = ("sparsevlr", "torch", "ray", "optuna", "numpy", "pyarrow", "moocore", "safetensors")
+PACKAGES = ("sparsevlr", "torch", "ray", "optuna", "numpy", "pyarrow", "moocore", "safetensors", "onnx", "onnxruntime")
 
 
 def check_installation(address: str | None, data_dir: str | None) -> list[dict[str, str]]:

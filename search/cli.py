@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -247,6 +248,58 @@ def status(study: StudyArgument, json_: JsonOption = False) -> None:
         output.print(status_text(facts))
 
 
+@app.command()
+def export(
+    study: StudyArgument,
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="A completed trial.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
+    split: Annotated[Split, typer.Option(help="Split whose samples the certificate is about.")] = Split.test,
+    samples: Annotated[int, typer.Option(metavar="N", min=1, help="How many of them at most, seeded.")] = 1000,
+    all_: Annotated[bool, typer.Option("--all", help="All of them instead.")] = False,
+    properties: Annotated[int, typer.Option(metavar="K", min=0, help="How many VNN-LIB properties to write.")] = 10,
+    data_dir: DataDirOption = None,
+    allow_code: AllowCodeOption = False,
+) -> None:
+    """Write a trial to a new folder: ONNX, weights and mask, model card, certificate, VNN-LIB properties."""
+    from ..results import open_study
+    from ..trainables.export import export_trial
+
+    opened = open_study(study)
+    certificate = export_trial(
+        opened,
+        trial,
+        out,
+        split=split.value,
+        samples=None if all_ else samples,
+        properties=properties,
+        data_dir=data_dir,
+        allow_code=allow_code,
+    )
+    _warn(opened)
+    verdicts = Counter(sample.verdict for sample in certificate.samples)
+    counted = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+    errors.print(f"trial {trial} is in {out}; of {len(certificate.samples)} {split.value} samples {counted}")
+    errors.print(f"next  {_program()} verify {shlex.quote(str(out))}")
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `export` wrote.")], json_: JsonOption = False
+) -> None:
+    """Check an exported network again from its files alone: exit code 0 if everything agrees, 1 if not."""
+    from ..trainables.export import recheck
+    from .tables import checks_table
+
+    checks = recheck(folder)
+    if json_:
+        print(json.dumps([{**asdict(check), "holds": check.holds} for check in checks]))
+    else:
+        output.print(checks_table(checks))
+    if not all(check.holds for check in checks):
+        errors.print(f"{folder} does not hold what it says")
+        raise typer.Exit(1)
+
+
 @app.command(name="list")
 def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], json_: JsonOption = False) -> None:
     """List what can be named in a study."""
@@ -278,7 +331,8 @@ def check(
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line: exit code 0 on success, 2 on bad usage or bad input, 130 on Ctrl-C."""
+    """Run the command line: exit code 0 on success, 2 on bad usage or bad input, 130 on Ctrl-C; 1 is
+    for an outcome that nobody wanted: a study without a front, an export that does not hold what it says."""
     try:
         code = app(arguments, standalone_mode=False)
     except (SpecError, StudyError) as error:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from ..trainables.export import Check
 
 SHORT = {
     "target_sparsity": "target",
@@ -45,6 +48,8 @@ SHARES = {name for name in SHORT if name.endswith(("accuracy", "fraction", "auc"
 SHARES |= {"density", "live_units", "dead_relu_fraction", "bound_tightness", "jaccard", "overlap", "agreement"}
 SPARSITIES = {"sparsity", "target_sparsity"}
 ALWAYS = ("sparsity", "verified_accuracy", "adversarial_accuracy", "natural_accuracy", "nonzero_weights")
+NAMED = 20
+"""How many of what differs a table names."""
 METHODS = ("architecture", "score", "distribution", "pattern", "schedule")
 
 
@@ -115,6 +120,22 @@ def overlap_table(overlaps: pa.Table) -> Table:
         cells = (shown(name, row[name]) for name in OVERLAPS)
         pair, layer = f"{row['trial_a']}, {row['trial_b']}", "all" if row["layer"] is None else row["layer"]
         table.add_row(pair, row["common"] or "-", layer, *cells)
+    return table
+
+
+def checks_table(checks: Sequence[Check]) -> Table:
+    """What was checked of an export, and what does not agree."""
+    table = _titled("everything agrees" if all(check.holds for check in checks) else "NOT everything agrees")
+    table.add_column("checked", no_wrap=True)
+    for heading in ("number", "agree"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("what was seen")
+    for check in checks:
+        seen = [check.detail] if check.detail else []
+        seen += check.differing[:NAMED]
+        if len(check.differing) > NAMED:
+            seen.append(f"and {len(check.differing) - NAMED} more (all with --json)")
+        table.add_row(check.what, str(check.checked), str(check.agree), "\n".join(seen))
     return table
 
 

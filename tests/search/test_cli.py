@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,8 @@ def spec_file(folder: Path, content: object) -> str:
         (["search", "--name", "123", "--trials", "0"], "trials"),
         (["resume", "nowhere/at-all"], "nowhere/at-all"),
         (["pareto", "nowhere/at-all"], "nowhere/at-all"),
+        (["export", "nowhere/at-all", "00000", "--out", "out"], "nowhere/at-all"),
+        (["verify", "nowhere"], "nowhere is no whole export: certificate.json"),
         (["list", "colours"], "colours"),
         (["dance"], "dance"),
         ([], ""),
@@ -255,6 +258,44 @@ def test_names_with_brackets_are_names(run: Any, study: str, tmp_path: Path) -> 
 
 def test_trials_without_test_figures_are_pointed_out(run: Any, study: str) -> None:
     assert "have no figures on test" in run("pareto", study, "--split", "test").err
+
+
+def test_a_network_is_taken_away_and_checked_without_its_study(run: Any, tmp_path: Path) -> None:
+    changes = ["trials=1", "scheduler.kind=none", "space.architecture.hidden=[[12]]", "epochs=12", "space.sparsity=0.7"]
+    study = run_to_the_end(load_spec(spec_file(tmp_path, TINY), changes), tmp_path / "small")
+    out = tmp_path / "taken"
+    ran = run("export", study.uri, "00000", "--out", str(out), "--samples", "50", "--properties", "2")
+    assert (ran.code, ran.out) == (0, "")
+    assert f"trial 00000 is in {out}; of 50 test samples" in ran.err
+    assert f"verify {out}" in ran.err
+    assert len(list((out / "vnnlib").iterdir())) == 2
+    again = run("export", study.uri, "00000", "--out", str(out))
+    assert (again.code, len(again.err.splitlines())) == (2, 1)
+    assert "is no empty folder" in again.err
+
+    shutil.rmtree(study.uri)
+    ran = run("verify", str(out))
+    assert (ran.code, ran.err) == (0, "")
+    assert "everything agrees" in ran.out
+    ran = run("verify", str(out), "--json")
+    checks = {row["what"]: row for row in json.loads(ran.out)}
+    assert (ran.code, ran.err) == (0, "")
+    assert all(row["holds"] and row["checked"] == row["agree"] for row in checks.values())
+    assert sum(row["checked"] for what, row in checks.items() if what.startswith("verdicts: ")) == 50
+
+    certificate = json.loads((out / "certificate.json").read_text())
+    first = next(one for one in certificate["samples"] if one["verdict"] == "falsified")
+    first.update(verdict="verified", stage="ibp")
+    (out / "certificate.json").write_text(json.dumps(certificate))
+    ran = run("verify", str(out))
+    assert ran.code == 1
+    assert "NOT everything agrees" in ran.out
+    assert f"sample {first['index']}: verified, found falsified" in ran.out
+    assert ran.err == f"{out} does not hold what it says\n"
+    (out / "weights.safetensors").unlink()
+    ran = run("verify", str(out))
+    assert (ran.code, len(ran.err.splitlines())) == (2, 1)
+    assert "weights.safetensors: No such file" in ran.err
 
 
 def test_layers_of_a_study_and_what_its_masks_share(run: Any, tmp_path: Path) -> None:

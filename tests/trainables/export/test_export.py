@@ -1,0 +1,473 @@
+"""From a study to a folder, and from the folder alone back to every verdict."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors import torch as tensors
+
+from sparsevlr.results import ExportError, Record, Store, Study, open_study
+from sparsevlr.results.intervals import wilson_interval
+from sparsevlr.spaces.architectures import ARCHITECTURES, architecture_options
+from sparsevlr.spaces.datasets import Dataset
+from sparsevlr.trainables.checkpoint import Checkpoint
+from sparsevlr.trainables.export import Check, folder, recheck
+from sparsevlr.trainables.export.certificate import Certificate
+from sparsevlr.trainables.pruning import PATTERNS
+from sparsevlr.trainables.trial import fixed_subset
+from sparsevlr.trainables.verification import SoundnessError
+
+from .studies import change, copied, exported, forge, trained
+
+
+def read(path: Path, name: str) -> Any:
+    return json.loads((path / name).read_bytes())
+
+
+def last_report(study: Study) -> dict[str, Any]:
+    row: dict[str, Any] = study.trials().to_pylist()[0]
+    return row
+
+
+def agree(checks: list[Check]) -> bool:
+    return all(check.holds for check in checks)
+
+
+def by_name(checks: list[Check]) -> dict[str, Check]:
+    return {check.what: check for check in checks}
+
+
+ROUND_TRIPS: dict[str, dict[str, Any]] = {
+    **{
+        f"pattern {name}, {architecture}": {
+            "pattern": name,
+            "architecture": architecture,
+            "architecture.width": 0.25,
+            "sparsity": 0.6,
+        }
+        for name in PATTERNS
+        for architecture in ("mlp", "resnet-small")
+    },
+    **{
+        name: {"architecture": name, "architecture.width": 0.125}
+        | ({"architecture.batchnorm": True} if "batchnorm" in (architecture_options(name) or {}) else {})
+        for name in ARCHITECTURES
+    },
+    "averaged weights": {"optimizer.average": 0.9},
+}
+
+
+@pytest.mark.parametrize("name", ROUND_TRIPS)
+def test_what_was_trained_is_what_is_checked(name: str, tmp_path: Path) -> None:
+    study = trained(tmp_path / "study", ROUND_TRIPS[name])
+    out = tmp_path / "out"
+    certificate = exported(study, out, split="validation", samples=30)
+    # The same samples, seed and stages as in the trial's own report.
+    report = last_report(study)
+    counts = Counter(sample.verdict for sample in certificate.samples)
+    assert [counts[verdict] for verdict in ("verified", "falsified", "unknown")] == [
+        report[name] for name in ("n_verified", "n_falsified", "n_unknown")
+    ]
+    shutil.rmtree(study.uri)
+    checks = recheck(out)
+    assert agree(checks)
+    assert sum(check.checked for check in checks if check.what.startswith("verdicts")) == 30
+    weights = tensors.load_file(out / folder.WEIGHTS)
+    zeros = sum(int((weights[name] == 0).sum()) for name in tensors.load_file(out / folder.MASK))
+    assert zeros >= report["total_weights"] - report["nonzero_weights"]
+
+
+def test_the_fixture_has_every_verdict(export: Path) -> None:
+    certificate = Certificate.from_bytes((export / folder.CERTIFICATE).read_bytes())
+    assert {sample.verdict for sample in certificate.samples} == {"verified", "falsified", "unknown"}
+    assert {"natural", "ibp", "pgd"} <= {sample.stage for sample in certificate.samples}
+    assert agree(recheck(export))
+
+
+def test_the_folder_holds_the_network_as_it_was_trained(study: Study, export: Path) -> None:
+    checkpoint = Checkpoint.load(study.store.location, last_report(study)["checkpoint"])
+    weights, mask = (tensors.load_file(export / name) for name in (folder.WEIGHTS, folder.MASK))
+    assert weights.keys() == checkpoint.weights.keys()
+    assert all(torch.equal(weights[name], value) for name, value in checkpoint.weights.items())
+    assert all(torch.equal(mask[name], value) for name, value in checkpoint.mask.items())
+    assert not list(export.rglob("*.pkl")) + list(export.rglob("*.pt"))
+
+
+def test_the_samples_are_the_seeded_ones_of_the_split(study: Study, export: Path, digits: Dataset) -> None:
+    certificate = Certificate.from_bytes((export / folder.CERTIFICATE).read_bytes())
+    assert [sample.index for sample in certificate.samples] == fixed_subset(len(digits.test), 100, "test")
+    samples = tensors.load_file(export / folder.SAMPLES)
+    chosen = [sample.index for sample in certificate.samples]
+    assert np.array_equal(samples["inputs"].numpy(), digits.test.x[chosen])
+    assert samples["labels"].tolist() == digits.test.y[chosen].tolist()
+
+
+def test_the_card_says_where_the_network_comes_from(study: Study, export: Path, digits: Dataset) -> None:
+    card, report = read(export, folder.CARD), last_report(study)
+    assert (card["study"], card["trial"], card["epsilon"]) == ("mlp", "00000", 0.03)
+    assert card["data"]["splits"] == {name: len(split) for name, split in digits.splits().items()}
+    assert card["configuration"] == json.loads(report["config"])
+    assert [row["trial_id"] for row in card["lineage"]] == ["00000"]
+    assert card["sparsity"]["sparsity"] == report["sparsity"]
+    assert card["compacted"]["macs"] == report["macs"]
+    verified = card["accuracy"]["validation"]["verified_accuracy"]
+    assert verified["value"] == report["verified_accuracy"]
+    assert (verified["low"], verified["high"]) == wilson_interval(report["n_verified"], report["samples"])
+    assert "test" not in card["accuracy"]
+    assert {"torch", "onnx", "onnxruntime", "sparsevlr"} <= card["versions"]["export"].keys()
+    page = (export / folder.README).read_text()
+    assert f"{report['sparsity']:.2%}" in page
+    assert f"| validation | 30 | {report['natural_accuracy']:.1%}" in page
+
+
+def test_figures_on_test_are_told_where_they_were_measured(study: Study, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(study.uri, tmp_path / "mlp"))
+    report = last_report(study) | {"event": "report", "state": "completed", "split": "test", "verified_accuracy": 0.4}
+    with Store.open(copy, readonly=False) as store:
+        store.append([Record(**report)])
+    exported(open_study(copy), tmp_path / "out", samples=10)
+    assert read(tmp_path / "out", folder.CARD)["accuracy"]["test"]["verified_accuracy"]["value"] == 0.4
+
+
+def parsed(text: str) -> tuple[dict[str, list[float]], list[tuple[int, int]]]:
+    """Bounds of each input, and pairs of outputs of the disjunction, of a VNN-LIB file; anything else fails."""
+    bounds: dict[str, list[float]] = {}
+    pairs: list[tuple[int, int]] = []
+    for line in text.splitlines():
+        if re.fullmatch(r";.*|\(declare-const [XY]_\d+ Real\)|", line):
+            continue
+        if found := re.fullmatch(r"\(assert \((<=|>=) (X_\d+) (-?\d+\.\d+)\)\)", line):
+            ends = bounds.setdefault(found[2], [])
+            assert found[1] == ("<=" if ends else ">=")
+            ends.append(float(found[3]))
+        else:
+            found = re.fullmatch(r"\(assert \(or (.*)\)\)", line)
+            assert found, line
+            assert re.fullmatch(r"(\(and \(>= Y_\d+ Y_\d+\)\) ?)+", found[1])
+            assert not pairs
+            pairs = [(int(a), int(b)) for a, b in re.findall(r"\(>= Y_(\d+) Y_(\d+)\)", found[1])]
+    return bounds, pairs
+
+
+def test_properties_are_the_boxes_of_samples(export: Path) -> None:
+    certificate = Certificate.from_bytes((export / folder.CERTIFICATE).read_bytes())
+    inputs = tensors.load_file(export / folder.SAMPLES)["inputs"]
+    where = {sample.index: position for position, sample in enumerate(certificate.samples)}
+    lines = (export / folder.INSTANCES).read_text().splitlines()
+    assert len(lines) == 10
+    for line in lines:
+        network, name, seconds = line.split(",")
+        assert (network, int(seconds)) == (folder.MODEL, 300)
+        position = where[int(re.fullmatch(r"vnnlib/sample-(\d+)\.vnnlib", name)[1])]  # type: ignore[index]
+        sample = certificate.samples[position]
+        assert sample.stage != "natural"
+        text = (export / name).read_text()
+        bounds, pairs = parsed(text)
+        assert text.count("declare-const X") == len(bounds) == 64
+        assert text.count("declare-const Y") == 10
+        x = inputs[position].double().numpy().ravel()
+        found = np.array([bounds[f"X_{index}"] for index in range(64)])
+        assert np.array_equal(found, np.clip(np.stack([x - 0.03, x + 0.03], 1), 0.0, 1.0))
+        assert pairs == [(other, sample.label) for other in range(10) if other != sample.label]
+
+
+def test_all_samples_and_no_properties(study: Study, tmp_path: Path, digits: Dataset) -> None:
+    certificate = exported(study, tmp_path / "out", samples=None, properties=0)
+    assert [sample.index for sample in certificate.samples] == list(range(len(digits.test)))
+    assert not (tmp_path / "out" / "vnnlib").exists()
+    assert agree(recheck(tmp_path / "out"))
+
+
+def test_a_folder_that_is_there_is_left_alone(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    for taken in (tmp_path, tmp_path / "mine.txt", tmp_path / "link", tmp_path / "mine.txt" / "below"):
+        with pytest.raises(ExportError, match="give a"):
+            exported(study, taken, samples=5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "link", "mine.txt"]
+    exported(study, tmp_path / "empty", samples=5)
+    assert agree(recheck(tmp_path / "empty"))
+
+
+def test_a_disk_that_fails_leaves_nothing(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(folder, "sync_folder", full)
+    with pytest.raises(ExportError, match=r"cannot export to .*No space left"):
+        exported(study, tmp_path / "out", samples=5)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("event", ["none", "stop"])
+def test_only_completed_trials_are_exported(study: Study, tmp_path: Path, event: str) -> None:
+    copy = Path(shutil.copytree(study.uri, tmp_path / "study"))
+    with Store.open(copy, readonly=False) as store:
+        store.append([Record(event="proposed", trial_id="00001", config="{}", seed=1)])
+        if event == "stop":
+            store.append([Record(event="decision", trial_id="00001", decision="stop", state="stopped")])
+    wanted = {"none": "pending", "stop": "stopped"}[event]
+    with pytest.raises(ExportError, match=f"trial 00001 is {wanted}: only completed"):
+        exported(open_study(copy), tmp_path / "out", trial_id="00001")
+    with pytest.raises(ExportError, match="no trial '7'"):
+        exported(open_study(copy), tmp_path / "out", trial_id="7")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_changed_checkpoint_is_not_exported(study: Study, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(study.uri, tmp_path / "study"))
+    file = copy / last_report(study)["checkpoint"] / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    with pytest.raises(ExportError, match=r"weights\.safetensors is not the file that was written"):
+        exported(open_study(copy), tmp_path / "out")
+
+
+def test_a_checkpoint_of_another_configuration_is_not_exported(study: Study, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(study.uri, tmp_path / "study"))
+    file = copy / last_report(study)["checkpoint"] / "state.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": "0" * 16}))
+    with pytest.raises(ExportError, match="trial 00000 is of another configuration: 0000"):
+        exported(open_study(copy), tmp_path / "out", samples=5)
+
+
+def flipped(path: Path, name: str) -> bytes:
+    """The file with its largest weight, or one of its inputs, changed."""
+    content = tensors.load_file(path / name)
+    key = "inputs" if name == folder.SAMPLES else max(content, key=lambda one: content[one].numel())
+    values = content[key]
+    position = values.abs().flatten().argmax() if values.dtype.is_floating_point else values.int().argmax()
+    values.flatten()[position] = ~values.flatten()[position] if values.dtype == torch.bool else 0.0
+    return tensors.save(content)
+
+
+def weaker_model(path: Path) -> bytes:
+    model = onnx.load(path / folder.MODEL)
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("weight"))
+    weight.raw_data = (np.frombuffer(weight.raw_data, "<f4") * np.float32(0.5)).tobytes()
+    content: bytes = model.SerializeToString()
+    return content
+
+
+@pytest.mark.parametrize("name", folder.HASHED)
+def test_a_file_that_was_changed_is_named(export: Path, tmp_path: Path, name: str) -> None:
+    path = copied(export, tmp_path)
+    content = (path / name).read_bytes()
+    forged = (
+        flipped(path, name) if name.endswith("safetensors") else content + (b"\n" if name.endswith("json") else b"")
+    )
+    (path / name).write_bytes(weaker_model(path) if name == folder.MODEL else forged)
+    check = by_name(recheck(path))["files"]
+    assert (check.checked - check.agree, check.differing) == (1, (f"{name} is not the file that was written",))
+
+
+def test_a_digest_that_was_changed_is_found(export: Path, tmp_path: Path) -> None:
+    path = copied(export, tmp_path)
+    change(path, lambda content: content["sha256"].update({folder.CARD: "0" * 64}))
+    assert by_name(recheck(path))["files"].differing == (f"{folder.CARD} is not the file that was written",)
+
+
+def test_forged_weights_masks_and_networks_are_found_by_what_they_give(export: Path, tmp_path: Path) -> None:
+    for number, (name, found) in enumerate(
+        {
+            folder.WEIGHTS: "outputs: weights and mask, compacted",
+            folder.MASK: "mask",
+            folder.MODEL: "outputs: weights and mask, compacted",
+        }.items()
+    ):
+        path = copied(export, tmp_path / str(number))
+        forge(path, name, weaker_model(path) if name == folder.MODEL else flipped(path, name))
+        checks = by_name(recheck(path))
+        assert checks["files"].holds
+        assert not checks[found].holds
+
+
+def test_forged_samples_labels_verdicts_and_margins_are_found(export: Path, tmp_path: Path) -> None:
+    certificate = Certificate.from_bytes((export / folder.CERTIFICATE).read_bytes())
+    unknown = next(place for place, sample in enumerate(certificate.samples) if sample.verdict == "unknown")
+    wrong = next(place for place, sample in enumerate(certificate.samples) if sample.stage == "natural")
+    proved = next(place for place, sample in enumerate(certificate.samples) if sample.verdict == "verified")
+
+    def forged(how: Callable[[Any], None]) -> dict[str, Check]:
+        path = copied(export, tmp_path)
+        change(path, lambda content: how(content["samples"]))
+        checks = by_name(recheck(path))
+        shutil.rmtree(path)
+        assert not agree(list(checks.values()))
+        return checks
+
+    checks = forged(lambda samples: samples[unknown].update(verdict="verified", stage="ibp"))
+    index = certificate.samples[unknown].index
+    assert checks["verdicts: ibp"].differing == (f"sample {index}: verified, found unknown",)
+    checks = forged(lambda samples: samples[wrong].update(verdict="verified", stage="crown"))
+    assert checks["verdicts: crown"].differing[0].endswith("verified, found falsified (natural)")
+    checks = forged(lambda samples: samples[proved].update(margin=samples[proved]["margin"] + 1))
+    assert [len(check.differing) for check in checks.values() if not check.holds] == [1]
+    assert not checks["margins"].holds
+    checks = forged(lambda samples: samples[proved].update(label=samples[proved]["label"] ^ 1))
+    assert not checks["labels"].holds
+
+    path = copied(export, tmp_path)
+    samples = tensors.load_file(path / folder.SAMPLES)
+    samples["inputs"][proved] = samples["inputs"][wrong]
+    forge(path, folder.SAMPLES, tensors.save(samples))
+    assert not by_name(recheck(path))["verdicts: ibp"].holds
+
+
+class Opened:
+    """What a pickle would do."""
+
+    def __reduce__(self) -> Any:
+        return (os.system, ("touch pickled",))
+
+
+def test_a_verdict_that_an_attack_refutes_is_told(export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsound(*arguments: Any, **options: Any) -> Any:
+        raise SoundnessError(3, "ibp")
+
+    monkeypatch.setattr("sparsevlr.trainables.export.rechecking.verify", unsound)
+    (check,) = (check for check in recheck(export) if not check.holds)
+    assert check.what == "soundness"
+    assert "sample 3 was verified by stage 'ibp'" in check.differing[0]
+
+
+HUGE = (1 << 62).to_bytes(8, "little")
+
+
+def header(content: Any) -> bytes:
+    text = json.dumps(content).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no folder": (lambda path: shutil.rmtree(path), r"certificate\.json: No such file"),
+    "a missing file": (lambda path: (path / folder.MODEL).unlink(), r"model\.onnx: No such file"),
+    "a pickle for weights": (
+        lambda path: forge(path, folder.WEIGHTS, pickle.dumps(Opened())),
+        r"weights\.safetensors: it is no safetensors file",
+    ),
+    "a pickle for samples": (
+        lambda path: forge(path, folder.SAMPLES, pickle.dumps(Opened())),
+        r"samples\.safetensors: it is no safetensors file",
+    ),
+    "a pickle for the network": (lambda path: forge(path, folder.MODEL, pickle.dumps(Opened())), r"model\.onnx: "),
+    "a pickle for the certificate": (
+        lambda path: (path / folder.CERTIFICATE).write_bytes(pickle.dumps(Opened())),
+        "certificate.json: it is no JSON",
+    ),
+    "a huge header": (lambda path: forge(path, folder.WEIGHTS, HUGE), "no safetensors file"),
+    "a huge tensor": (
+        lambda path: forge(
+            path, folder.MASK, header({"x": {"dtype": "BOOL", "shape": [1 << 40], "data_offsets": [0, 1 << 40]}})
+        ),
+        r"mask\.safetensors: it is no safetensors file",
+    ),
+    "another path": (
+        lambda path: change(path, lambda content: content["sha256"].update({"../../secret": "0" * 64})),
+        r"sha256 names '\.\./\.\./secret', which is no file of an export",
+    ),
+    "another path below": (
+        lambda path: change(path, lambda content: content["sha256"].update({"vnnlib/../../x.vnnlib": "0" * 64})),
+        "which is no file of an export",
+    ),
+    "a link": (
+        lambda path: ((path / folder.MODEL).unlink(), (path / folder.MODEL).symlink_to("/etc/passwd")),
+        r"model\.onnx leads elsewhere",
+    ),
+    "a folder that is a link": (
+        lambda path: (shutil.rmtree(path / "vnnlib"), (path / "vnnlib").symlink_to("/etc")),
+        "leads elsewhere",
+    ),
+    "a pipe": (
+        lambda path: ((path / folder.MODEL).unlink(), os.mkfifo(path / folder.MODEL)),
+        r"model\.onnx must be a file",
+    ),
+    "a folder for a file": (
+        lambda path: ((path / folder.MODEL).unlink(), (path / folder.MODEL).mkdir()),
+        r"model\.onnx",
+    ),
+    "a file larger than memory": (
+        lambda path: os.truncate(path / folder.MODEL, 1 << 40),
+        r"model\.onnx may have at most",
+    ),
+    "deep JSON": (
+        lambda path: (path / folder.CERTIFICATE).write_text("[" * 100_000),
+        r"certificate\.json: it is no JSON",
+    ),
+    "NaN": (lambda path: change(path, lambda content: content.update(epsilon=float("nan"))), "no JSON"),
+    "a newer version": (lambda path: change(path, lambda content: content.update(version=2)), "has version 2"),
+    "no verdict": (
+        lambda path: change(path, lambda content: content["samples"][0].update(verdict="perhaps")),
+        r"samples\[0\]\.verdict must be one of unknown, verified, falsified, got 'perhaps'",
+    ),
+    "no stage": (
+        lambda path: change(path, lambda content: content["samples"][0].update(verdict="verified", stage="oath")),
+        "the stage of sample .* got 'oath'",
+    ),
+    "fewer verdicts": (lambda path: change(path, lambda content: content["samples"].pop()), "as many as"),
+    "steps without end": (
+        lambda path: change(path, lambda content: content["cascade"].update(alpha_iterations=10_001)),
+        "cascade.alpha_iterations must be at most 10000",
+    ),
+    "an unknown stage": (
+        lambda path: change(path, lambda content: content["cascade"].update(stages=["ibp", "oath"])),
+        "cascade.*'oath'",
+    ),
+    "an unknown option": (
+        lambda path: change(path, lambda content: content["cascade"].update(colour=1)),
+        "cascade.colour is unknown",
+    ),
+    "an option of another type": (
+        lambda path: change(path, lambda content: content["cascade"].update(audit=1.5)),
+        r"cascade\.audit must be a whole number|cascade\.audit .*1\.5",
+    ),
+    "no radius": (lambda path: change(path, lambda content: content.update(epsilon=0)), "epsilon must be above 0"),
+    "a range that does not hold the samples": (
+        lambda path: change(path, lambda content: content.update(high=0.5)),
+        r"samples\.safetensors: every input must lie in the input range",
+    ),
+    "an unknown layer": (
+        lambda path: forge(path, folder.NETWORK, b'{"type": "Sequential", "layers": {"0": {"type": "LSTM"}}}'),
+        r"network\.json: 'LSTM' with these options is no known layer",
+    ),
+    "a layer without end": (
+        lambda path: forge(
+            path,
+            folder.NETWORK,
+            (path / folder.NETWORK).read_bytes().replace(b'"in_features": 64', b'"in_features": 900000000'),
+        ),
+        r"network\.json: tensor '1\.weight' must be torch\.float32 of shape \(12, 900000000\)",
+    ),
+    "other weights": (
+        lambda path: forge(path, folder.WEIGHTS, tensors.save({"x": torch.zeros(1)})),
+        r"network\.json: layers and weights must have the same tensors",
+    ),
+    "a mask of other layers": (
+        lambda path: forge(path, folder.MASK, tensors.save({"x": torch.zeros(1, dtype=torch.bool)})),
+        r"mask\.safetensors: the mask covers \['x'\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", HOSTILE)
+def test_a_hostile_folder_is_refused_in_one_line(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = copied(export, tmp_path)
+    spoil, message = HOSTILE[how]
+    spoil(path)
+    with pytest.raises(ExportError, match=message) as refused:
+        recheck(path)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "pickled").exists()

@@ -1,0 +1,208 @@
+"""Checking an export again, from its files alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from ...results import ExportError
+from ..bounds import Graph
+from ..compaction import compact
+from ..mask import Mask, prunable_weights
+from ..verification import SoundnessError, verify
+from . import folder
+from .certificate import Certificate, SampleVerdict, sample_verdicts
+from .from_onnx import from_onnx
+from .outputs import AGREEMENT, difference, onnx_logits, torch_logits
+from .structure import built, traced, values_of
+
+UNKNOWN = "unknown"
+SAME_MARGIN = 1e-3
+"""Margins that the same stage finds are the same if they differ by no more than this, relative where above 1."""
+VALUES_AT_ONCE = 1 << 28
+"""Of all layers over a batch: what is bounded at once shall fit into the memory of most machines."""
+
+
+@final
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked.
+
+    Attributes:
+        what: the check; `verdicts: STAGE` are those that STAGE had decided.
+        checked, agree: how many files, tensors or samples, and how many of them are as the export says.
+        detail: what was seen.
+        differing: those that do not agree, with the reason.
+    """
+
+    what: str
+    checked: int
+    agree: int
+    detail: str = ""
+    differing: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, what: str, checked: int, differing: Sequence[str], detail: str = "") -> Check:
+        """A check that all but the `differing` ones pass."""
+        return cls(what, checked, checked - len(differing), detail, tuple(differing))
+
+    @property
+    def holds(self) -> bool:
+        """Whether all agree."""
+        return self.agree == self.checked
+
+
+def recheck(path: Path) -> list[Check]:
+    """Check the export in the folder `path`: its digests, that its three forms of the network give the same outputs,
+    and every verdict, by the same cascade again. Neither the study nor its data is needed, and nothing is executed.
+
+    Raises:
+        ExportError: a file is missing, unreadable or holds what an export does not; the message is one line.
+    """
+    certificate = Certificate.from_bytes(folder.read_file(path, folder.CERTIFICATE))
+    files: dict[str, bytes] = {}
+    digests: dict[str, str] = {}
+    for name in certificate.sha256:
+        content = folder.read_file(path, name)
+        digests[name] = folder.digest(content)
+        if name in folder.HASHED:
+            files[name] = content
+    with _naming(folder.MODEL):
+        model = from_onnx(files[folder.MODEL])
+    shape = model.graph.nodes[0].shape
+    x, y = _samples(files[folder.SAMPLES], certificate, model.graph)
+    whole, pruned = _whole(files, shape)
+    values = max(values_of(model.graph), values_of(traced(whole, shape)))
+    batch = max(1, min(certificate.cascade.batch_size, VALUES_AT_ONCE // values))
+    wanted = torch_logits(model.network, x, batch)
+    compacted = torch_logits(compact(pruned, shape).network, x, batch)
+    return [
+        _files(certificate, digests),
+        _mask(whole, pruned),
+        _labels(certificate, y),
+        _outputs("outputs: weights and mask, compacted", certificate, compacted, wanted),
+        _outputs("outputs: ONNX Runtime", certificate, onnx_logits(files[folder.MODEL], x, batch), wanted),
+        *_verdicts(certificate, model.network, x, y, batch),
+    ]
+
+
+def _samples(content: bytes, certificate: Certificate, graph: Graph) -> tuple[Tensor, Tensor]:
+    """Inputs `(samples, *shape)` and labels `(samples,)`, which fit the certificate and the network."""
+    with _naming(folder.SAMPLES):
+        found = folder.parse_tensors(content)
+    if found.keys() != {"inputs", "labels"}:
+        raise ExportError(f"{folder.SAMPLES} must hold inputs and labels, got {sorted(found)!r:.80}")
+    x, y = found["inputs"], found["labels"]
+    wanted = (len(certificate.samples), *graph.nodes[0].shape)
+    if x.dtype != torch.float32 or y.dtype != torch.int64 or tuple(x.shape) != wanted or y.shape != x.shape[:1]:
+        raise ExportError(
+            f"{folder.SAMPLES} must hold float32 inputs of shape {wanted}, as many as the certificate names, and an "
+            f"int64 label for each; got {x.dtype} {tuple(x.shape)} and {y.dtype} {tuple(y.shape)}"
+        )
+    return x, y
+
+
+def _whole(files: Mapping[str, bytes], shape: tuple[int, ...]) -> tuple[nn.Sequential, nn.Sequential]:
+    """The network before compaction, as its weights are and as its mask leaves them."""
+    with _naming(folder.WEIGHTS):
+        weights = folder.parse_tensors(files[folder.WEIGHTS])
+    with _naming(folder.NETWORK):
+        whole = built(folder.parse_json(files[folder.NETWORK]), weights)
+        traced(whole, shape)
+    pruned = copy.deepcopy(whole)
+    with _naming(folder.MASK):
+        Mask(folder.parse_tensors(files[folder.MASK])).apply_(pruned)
+    return whole, pruned
+
+
+def _files(certificate: Certificate, digests: Mapping[str, str]) -> Check:
+    changed = [name for name, digest in digests.items() if digest != certificate.sha256[name]]
+    return Check.of("files", len(digests), [f"{name} is not the file that was written" for name in changed])
+
+
+def _mask(whole: nn.Sequential, pruned: nn.Sequential) -> Check:
+    left = prunable_weights(pruned)
+    changed = [name for name, weight in prunable_weights(whole).items() if not torch.equal(weight, left[name])]
+    return Check.of("mask", len(left), [f"{name} has weights that the mask has pruned" for name in changed])
+
+
+def _labels(certificate: Certificate, y: Tensor) -> Check:
+    pairs = zip(certificate.samples, y.tolist(), strict=True)
+    differing = [f"sample {one.index}: {one.label}, found {label}" for one, label in pairs if one.label != label]
+    return Check.of("labels", len(y), differing)
+
+
+def _outputs(what: str, certificate: Certificate, found: Tensor, wanted: Tensor) -> Check:
+    apart = difference(found, wanted)
+    pairs = zip(certificate.samples, apart.tolist(), strict=True)
+    # Not a comparison with >: NaN agrees with nothing.
+    differing = [f"sample {one.index}: by {value:.2g}" for one, value in pairs if not value <= AGREEMENT]
+    return Check.of(what, len(apart), differing, f"largest difference {float(apart.max()):.1e}")
+
+
+def _verdicts(certificate: Certificate, network: nn.Sequential, x: Tensor, y: Tensor, batch: int) -> list[Check]:
+    """What the cascade finds now, by the stage that had decided, and margins where the same stage did again."""
+    recorded = certificate.samples
+    try:
+        found = verify(
+            network,
+            x,
+            y,
+            epsilon=certificate.epsilon,
+            low=certificate.low,
+            high=certificate.high,
+            options=replace(certificate.cascade, batch_size=batch),
+            seed=certificate.seed,
+        )
+    except SoundnessError as error:
+        return [Check.of("soundness", 1, [str(error)])]
+    except ValueError as error:
+        raise ExportError(f"{folder.SAMPLES}: {error}") from error
+    pairs = list(zip(recorded, sample_verdicts([one.index for one in recorded], y.tolist(), found), strict=True))
+    stages = [
+        stage for stage in ("natural", *certificate.cascade.stages, "") if any(a.stage == stage for a, _ in pairs)
+    ]
+    checks = [
+        Check.of(
+            f"verdicts: {stage or UNKNOWN}",
+            sum(before.stage == stage for before, _ in pairs),
+            [_story(before, now) for before, now in pairs if before.stage == stage and before.verdict != now.verdict],
+        )
+        for stage in stages
+    ]
+    same = [(before, now) for before, now in pairs if (before.verdict, before.stage) == (now.verdict, now.stage)]
+    apart = [_apart(before.margin, now.margin) for before, now in same]
+    margins = [
+        f"sample {before.index}: {before.margin}, found {now.margin}"
+        for (before, now), value in zip(same, apart, strict=True)
+        if not value <= SAME_MARGIN
+    ]
+    return [*checks, Check.of("margins", len(same), margins, f"largest difference {max(apart, default=0.0):.1e}")]
+
+
+def _story(before: SampleVerdict, now: SampleVerdict) -> str:
+    found = now.stage or now.reason
+    return f"sample {before.index}: {before.verdict}, found {now.verdict}{f' ({found})' if found else ''}"
+
+
+def _apart(before: float | None, now: float | None) -> float:
+    if before is None or now is None:
+        return 0.0 if before is now else math.inf
+    return abs(before - now) / max(1.0, abs(now))
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Puts the name of the file before what is wrong in it."""
+    try:
+        yield
+    except (ExportError, ValueError) as error:
+        raise ExportError(f"{name}: {error}") from error
