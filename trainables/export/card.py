@@ -107,7 +107,7 @@ def page(card: Mapping[str, Any], certificate: Certificate) -> str:
         "",
         f"- data: {data['name']}, {_spelled(data['options'])}; {_listed(data['splits'])} samples",
         f"- input: float32 {inputs}, values in [{data['low']:g}, {data['high']:g}]; {data['classes']} classes",
-        f"- epsilon: {card['epsilon']:g} (Linf, in units of the input; boxes are clipped to that range)",
+        f"- epsilon: {card['epsilon']:g} (Linf, in units of the input{_scaled(card)}; boxes are clipped to that range)",
         f"- sparsity: {sparsity['sparsity']:.2%}: {sparsity['nonzero_weights']} of {sparsity['total_weights']} weights "
         f"of convolution and linear layers are not zero; {sparsity['other_parameters']} other parameters",
         f"- compacted (`model.onnx`): {compacted['total_weights']} weights, {compacted['macs']} multiply-accumulates, "
@@ -152,6 +152,10 @@ def page(card: Mapping[str, Any], certificate: Certificate) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _scaled(card: Mapping[str, Any]) -> str:
+    return ", times `epsilon_scale` of each feature" if "epsilon_scale" in card["training"] else ""
 
 
 def _share(accuracy: Mapping[str, float] | None) -> str:

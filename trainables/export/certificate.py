@@ -55,7 +55,8 @@ class Certificate(SpecModel):
     again.
 
     Attributes:
-        epsilon: radius of each box, in the units of the inputs; boxes are clipped to `[low, high]`.
+        epsilon: radius of each box, in the units of the inputs, times the scale of each feature in the samples file;
+            boxes are clipped to `[low, high]`.
         seed: of the attack and the audit.
         samples: in the order of the samples file.
         sha256: digests of files of the export, by name.

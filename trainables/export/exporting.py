@@ -142,11 +142,14 @@ def _certified(
             raise ExportError(f"what is exported gives other outputs, by up to {difference(logits, wanted).max():.2g}")
     region: dict[str, Any] = {"epsilon": spec.epsilon, "low": float(data.low), "high": float(data.high)}
     seed = derived_seed("attack", split, len(spec.rungs) - 1)
-    found = verify(model, x, y, **region, options=options, seed=seed)
-    files[folder.SAMPLES] = folder.to_tensors({"inputs": x, "labels": y})
+    scale = torch.ones(data.shape)
+    if spec.epsilon_scale is not None:
+        scale = torch.tensor(spec.epsilon_scale, dtype=torch.float32).expand(data.shape)
+    found = verify(model, x, y, **region, scale=scale, options=options, seed=seed)
+    files[folder.SAMPLES] = folder.to_tensors({"inputs": x, "labels": y, "scale": scale})
     asked = np.flatnonzero(found.stage != "natural")[:properties].tolist()
     for position in asked:
-        text = property_text(x[position].numpy(), int(y[position]), data.classes, **region)
+        text = property_text(x[position].numpy(), int(y[position]), data.classes, **region, scale=scale.numpy())
         files[folder.property_file(chosen[position])] = text.encode()
     if asked:
         files[folder.INSTANCES] = instances_text([chosen[position] for position in asked]).encode()

@@ -78,7 +78,7 @@ def recheck(path: Path) -> list[Check]:
     with _naming(folder.MODEL):
         model = from_onnx(files[folder.MODEL])
     shape = model.graph.nodes[0].shape
-    x, y = _samples(files[folder.SAMPLES], certificate, model.graph)
+    x, y, scale = _samples(files[folder.SAMPLES], certificate, model.graph)
     whole, pruned = _whole(files, shape)
     values = max(values_of(model.graph), values_of(traced(whole, shape)))
     batch = max(1, min(certificate.cascade.batch_size, VALUES_AT_ONCE // values))
@@ -90,24 +90,29 @@ def recheck(path: Path) -> list[Check]:
         _labels(certificate, y),
         _outputs("outputs: weights and mask, compacted", certificate, compacted, wanted),
         _outputs("outputs: ONNX Runtime", certificate, onnx_logits(files[folder.MODEL], x, batch), wanted),
-        *_verdicts(certificate, model.network, x, y, batch),
+        *_verdicts(certificate, model.network, x, y, scale, batch),
     ]
 
 
-def _samples(content: bytes, certificate: Certificate, graph: Graph) -> tuple[Tensor, Tensor]:
-    """Inputs `(samples, *shape)` and labels `(samples,)`, which fit the certificate and the network."""
+def _samples(content: bytes, certificate: Certificate, graph: Graph) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs `(samples, *shape)`, labels `(samples,)`, which fit the certificate and the network, and what epsilon is
+    multiplied with for each feature, of the shape of an input."""
     with _naming(folder.SAMPLES):
         found = folder.parse_tensors(content)
-    if found.keys() != {"inputs", "labels"}:
-        raise ExportError(f"{folder.SAMPLES} must hold inputs and labels, got {sorted(found)!r:.80}")
-    x, y = found["inputs"], found["labels"]
+    if found.keys() != {"inputs", "labels", "scale"}:
+        raise ExportError(f"{folder.SAMPLES} must hold inputs, labels and scale, got {sorted(found)!r:.80}")
+    x, y, scale = found["inputs"], found["labels"], found["scale"]
     wanted = (len(certificate.samples), *graph.nodes[0].shape)
     if x.dtype != torch.float32 or y.dtype != torch.int64 or tuple(x.shape) != wanted or y.shape != x.shape[:1]:
         raise ExportError(
             f"{folder.SAMPLES} must hold float32 inputs of shape {wanted}, as many as the certificate names, and an "
             f"int64 label for each; got {x.dtype} {tuple(x.shape)} and {y.dtype} {tuple(y.shape)}"
         )
-    return x, y
+    if scale.dtype != torch.float32 or scale.shape != x.shape[1:]:
+        raise ExportError(
+            f"{folder.SAMPLES} must hold a float32 scale of shape {wanted[1:]}, got {scale.dtype} {tuple(scale.shape)}"
+        )
+    return x, y, scale
 
 
 def _whole(files: Mapping[str, bytes], shape: tuple[int, ...]) -> tuple[nn.Sequential, nn.Sequential]:
@@ -148,7 +153,9 @@ def _outputs(what: str, certificate: Certificate, found: Tensor, wanted: Tensor)
     return Check.of(what, len(apart), differing, f"largest difference {float(apart.max()):.1e}")
 
 
-def _verdicts(certificate: Certificate, network: nn.Sequential, x: Tensor, y: Tensor, batch: int) -> list[Check]:
+def _verdicts(
+    certificate: Certificate, network: nn.Sequential, x: Tensor, y: Tensor, scale: Tensor, batch: int
+) -> list[Check]:
     """What the cascade finds now, by the stage that had decided, and margins where the same stage did again."""
     recorded = certificate.samples
     try:
@@ -159,6 +166,7 @@ def _verdicts(certificate: Certificate, network: nn.Sequential, x: Tensor, y: Te
             epsilon=certificate.epsilon,
             low=certificate.low,
             high=certificate.high,
+            scale=scale,
             options=replace(certificate.cascade, batch_size=batch),
             seed=certificate.seed,
         )

@@ -10,15 +10,18 @@ SECONDS = 300
 """The time that an instance is given, as in the competitions of verifiers; nothing here depends on it."""
 
 
-def property_text(x: np.ndarray, label: int, classes: int, *, epsilon: float, low: float, high: float) -> str:
+def property_text(
+    x: np.ndarray, label: int, classes: int, *, epsilon: float, low: float, high: float, scale: np.ndarray
+) -> str:
     """What a verifier must show to be impossible: an input of the box whose logit of another class is no smaller.
 
     Args:
         x: one input of any shape; X_i are its values, row by row.
         epsilon: radius of the box, which is clipped to `[low, high]`.
+        scale: of the shape of `x`, the radius of each value as a multiple of epsilon.
     """
-    values = x.astype(np.float64).ravel()
-    lower, upper = np.maximum(values - epsilon, low), np.minimum(values + epsilon, high)
+    values, radius = x.astype(np.float64).ravel(), epsilon * scale.astype(np.float64).ravel()
+    lower, upper = np.maximum(values - radius, low), np.minimum(values + radius, high)
     lines = [f"; is there an input within {epsilon!r} that is not of class {label}?"]
     lines += [f"(declare-const X_{index} Real)" for index in range(len(values))]
     lines += [f"(declare-const Y_{index} Real)" for index in range(classes)]

@@ -181,6 +181,30 @@ def test_properties_are_the_boxes_of_samples(export: Path) -> None:
         assert pairs == [(other, sample.label) for other in range(10) if other != sample.label]
 
 
+def test_radii_that_differ_between_features_are_taken_along(tmp_path: Path) -> None:
+    rows = [[float(row % 3 > 0)] for row in range(8)]
+    study = trained(tmp_path / "study", {"architecture.hidden": [12], "sparsity": 0.5}, epsilon_scale=rows, epochs=3)
+    certificate = exported(study, tmp_path / "out", properties=1)
+    assert agree(recheck(tmp_path / "out"))
+    bounds, _ = parsed(next((tmp_path / "out" / "vnnlib").iterdir()).read_text())
+    moves = np.array([high > low for low, high in (bounds[f"X_{index}"] for index in range(64))]).reshape(8, 8)
+    assert not moves[::3].any()
+    assert moves[1::3].all()
+    # With the same radius everywhere more can be attacked.
+    path = tmp_path / "out"
+    samples = tensors.load_file(path / folder.SAMPLES)
+    forge(path, folder.SAMPLES, tensors.save(samples | {"scale": torch.ones(1, 8, 8)}))
+    assert not agree(recheck(path))
+    forge(path, folder.SAMPLES, tensors.save(samples | {"scale": -samples["scale"]}))
+    with pytest.raises(ExportError, match=r"samples.safetensors: .*scale"):
+        recheck(path)
+    forge(path, folder.SAMPLES, tensors.save(samples | {"scale": torch.ones(8, 8)}))
+    with pytest.raises(ExportError, match="must hold a float32 scale of shape"):
+        recheck(path)
+    assert "epsilon_scale" in (path / folder.README).read_text()
+    assert certificate.epsilon == 0.03
+
+
 def test_all_samples_and_no_properties(study: Study, tmp_path: Path, digits: Dataset) -> None:
     certificate = exported(study, tmp_path / "out", samples=None, properties=0)
     assert [sample.index for sample in certificate.samples] == list(range(len(digits.test)))
