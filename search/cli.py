@@ -257,6 +257,7 @@ def export(
     samples: Annotated[int, typer.Option(metavar="N", min=1, help="How many of them at most, seeded.")] = 1000,
     all_: Annotated[bool, typer.Option("--all", help="All of them instead.")] = False,
     properties: Annotated[int, typer.Option(metavar="K", min=0, help="How many VNN-LIB properties to write.")] = 10,
+    measure: Annotated[bool, typer.Option(help="Measure size, latency and memory beside the dense network.")] = True,
     data_dir: DataDirOption = None,
     allow_code: AllowCodeOption = False,
 ) -> None:
@@ -272,6 +273,7 @@ def export(
         split=split.value,
         samples=None if all_ else samples,
         properties=properties,
+        measure=measure,
         data_dir=data_dir,
         allow_code=allow_code,
     )

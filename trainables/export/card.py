@@ -139,6 +139,7 @@ def page(card: Mapping[str, Any], certificate: Certificate) -> str:
         f"{verdicts.count('falsified')} falsified and {verdicts.count('unknown')} unknown, by the stages "
         f"{', '.join(certificate.cascade.stages)}. `sparsevlr verify` on this folder finds them again.",
         "",
+        *_deployed(card),
         "## Configuration",
         "",
         "```json",
@@ -152,6 +153,37 @@ def page(card: Mapping[str, Any], certificate: Certificate) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _deployed(card: Mapping[str, Any]) -> list[str]:
+    if "deployed" not in card:
+        return []
+    cost = card["deployed"]
+    exported, dense = cost["exported"], cost["dense"]
+    rows = [
+        ("bytes on disk", f"{exported['file_bytes']:,}", f"{dense['file_bytes']:,}"),
+        ("multiply-accumulates", f"{exported['macs']:,}", f"{dense['macs']:,}"),
+        *(
+            (f"milliseconds, batch of {batch}", f"{1e3 * seconds:.3f}", f"{1e3 * dense['latency_seconds'][batch]:.3f}")
+            for batch, seconds in exported["latency_seconds"].items()
+        ),
+        ("peak memory, MB", _megabytes(exported["peak_memory_bytes"]), _megabytes(dense["peak_memory_bytes"])),
+    ]
+    return [
+        "## Deployed cost",
+        "",
+        f"{cost['runtime']}; beside the dense network of the same architecture. ONNX Runtime multiplies zeros too: "
+        "what is saved is what compaction has removed.",
+        "",
+        "| | exported | dense |",
+        "|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+    ]
+
+
+def _megabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:.1f}"
 
 
 def _scaled(card: Mapping[str, Any]) -> str:

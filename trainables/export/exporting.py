@@ -24,6 +24,7 @@ from ..verification import verify
 from . import folder
 from .card import model_card, page
 from .certificate import Certificate, sample_verdicts
+from .deployment import deployed_cost
 from .from_onnx import from_onnx
 from .outputs import AGREEMENT, difference, onnx_logits, torch_logits
 from .structure import described, traced
@@ -39,6 +40,7 @@ def export_trial(
     split: str,
     samples: int | None,
     properties: int,
+    measure: bool = False,
     data_dir: str | None = None,
     allow_code: bool = False,
 ) -> Certificate:
@@ -48,6 +50,7 @@ def export_trial(
         split: whose samples the certificate is about, `validation` or `test`.
         samples: how many of them at most, the seeded ones that the search would score; None for all.
         properties: how many of these get a VNN-LIB property: the first that are classified correctly.
+        measure: whether to measure what the network costs where it runs (`deployed_cost`), for its card.
         data_dir: where data files are looked for first.
         allow_code: whether `module:function` in the spec may run.
 
@@ -73,14 +76,16 @@ def export_trial(
         whole = _network(config, data, checkpoint, allow_code)
         compaction = compact(whole, data.shape)
         deployed = traced(compaction.network, data.shape)
+        card = model_card(study, trial, data, traced(whole, data.shape), deployed, compaction)
+        model = to_onnx(deployed)
+        if measure:
+            card["deployed"] = deployed_cost(model, deployed, traced(_dense(config, data, allow_code), data.shape))
         files = {
-            folder.MODEL: to_onnx(deployed),
+            folder.MODEL: model,
             folder.NETWORK: folder.to_json(described(whole)),
             folder.WEIGHTS: folder.to_tensors(checkpoint.weights),
             folder.MASK: folder.to_tensors(checkpoint.mask),
-            folder.CARD: folder.to_json(
-                model_card(study, trial, data, traced(whole, data.shape), deployed, compaction)
-            ),
+            folder.CARD: folder.to_json(card),
         }
         chosen = fixed_subset(len(data.splits()[split]), samples, split)
         certificate = _certified(files, spec, data, split, chosen, compaction.network, properties)
@@ -112,15 +117,20 @@ def _completed(study: Study, trial_id: str) -> Mapping[str, Any]:
 
 def _network(config: TrialConfig, data: Dataset, checkpoint: Checkpoint, allow_code: bool) -> nn.Sequential:
     """The whole network as it was trained, in eval mode."""
-    with torch.random.fork_rng(devices=[]):
-        network = Methods.of(config).build_network(data.shape, data.classes, allow_code=allow_code)
+    network = _dense(config, data, allow_code)
     try:
         network.load_state_dict(checkpoint.weights)
         checkpoint.mask.apply_(network)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ExportError(f"trial {config.trial_id}: its weights do not fit its architecture: {reason}") from error
-    return network.eval()
+    return network
+
+
+def _dense(config: TrialConfig, data: Dataset, allow_code: bool) -> nn.Sequential:
+    """The network before any training, in eval mode."""
+    with torch.random.fork_rng(devices=[]):
+        return Methods.of(config).build_network(data.shape, data.classes, allow_code=allow_code).eval()
 
 
 def _certified(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import onnxruntime
 import torch
@@ -27,15 +30,32 @@ def onnx_logits(model: bytes, x: Tensor, batch: int) -> Tensor:
     Raises:
         ExportError: it does not take the model.
     """
+    session = session_of(model)
+    with _refusing():
+        found = [session.run([OUTPUT], {INPUT: some.numpy()})[0] for some in x.split(batch)]
+    return torch.from_numpy(np.concatenate(found))
+
+
+def session_of(model: bytes, *, threads: int = 0) -> onnxruntime.InferenceSession:
+    """ONNX Runtime on the CPU; 0 threads leave their number to it.
+
+    Raises:
+        ExportError: it does not take the model.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = threads
+    with _refusing():
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        found = [session.run([OUTPUT], {INPUT: some.numpy()})[0] for some in x.split(batch)]
+        yield
     except Exception as error:
         # Its errors have no common class but this one.
         raise ExportError(f"ONNX Runtime does not take the network: {' '.join(str(error).split())}") from error
-    return torch.from_numpy(np.concatenate(found))
 
 
 def difference(found: Tensor, wanted: Tensor) -> Tensor:

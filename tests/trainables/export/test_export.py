@@ -130,6 +130,22 @@ def test_the_card_says_where_the_network_comes_from(study: Study, export: Path, 
     assert f"| validation | 30 | {report['natural_accuracy']:.1%}" in page
 
 
+def test_the_card_tells_what_the_network_costs_where_it_runs(tmp_path: Path) -> None:
+    hidden = {"choices": [[256, 256]]}
+    space = {"architecture.hidden": hidden, "sparsity": 0.95, "pattern": "filter"}
+    exported(trained(tmp_path / "study", space), tmp_path / "out", samples=10, measure=True)
+    cost = json.loads((tmp_path / "out" / folder.CARD).read_bytes())["deployed"]
+    sparse, dense = cost["exported"], cost["dense"]
+    assert sparse["file_bytes"] == (tmp_path / "out" / folder.MODEL).stat().st_size < dense["file_bytes"]
+    assert sparse["macs"] < 0.2 * dense["macs"]
+    assert dense["macs"] == 64 * 256 + 256 * 256 + 256 * 10
+    assert all(sparse["latency_seconds"][batch] > 0 for batch in ("1", "64"))
+    # The dense model alone is 340 kB of weights.
+    assert 300_000 < dense["peak_memory_bytes"] < 1e9
+    assert "| bytes on disk |" in (tmp_path / "out" / folder.README).read_text()
+    assert agree(recheck(tmp_path / "out"))
+
+
 def test_figures_on_test_are_told_where_they_were_measured(study: Study, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(study.uri, tmp_path / "mlp"))
     report = last_report(study) | {"event": "report", "state": "completed", "split": "test", "verified_accuracy": 0.4}
