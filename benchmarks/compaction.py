@@ -31,6 +31,7 @@ import torch
 from machine import machine
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from scipy import stats
 from torch import Tensor
 
@@ -58,6 +59,7 @@ REPEATS = {"mlp": 7, "cnn-small": 5, "cnn7": 2}
 PATTERNS = {"unstructured": "lamp", "filter": "uniform"}
 """With the distribution of each: over the whole network whole filters would leave some layers a single one."""
 SPARSITIES = (0.9, 0.95, 0.99)
+TICKS = (1, 1.5, 2, 3, 4, 6)
 EPSILON, SEED = 0.1, 0
 EPOCHS, SETTLED = 10, 3
 ACCURACY = "accuracy"
@@ -284,6 +286,8 @@ def draw(raws: Mapping[str, Any]) -> None:
                 axes.plot(range(len(rows)), [faster(row, task) for row in rows], "o-", ms=4, lw=1.4, label=label)
             axes.axhline(1, color="0.6", lw=0.8, zorder=0)
             axes.set_yscale("log")
+            axes.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
+            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.set_xticks(range(len(rows)), [f"{100 * row['sparsity']:g}" for row in rows])
             axes.set_title(f"{name}, {pattern}", loc="left")
             axes.grid(color="0.92", which="both")
