@@ -8,6 +8,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from .bounds import Graph
 from .errors import CheckpointError
 from .mask import Mask, prunable_weights
 from .methods import Methods
@@ -15,6 +16,7 @@ from .optimizers import clear_moments_
 from .pruning import Candidates, Exchange, LearnedScore, Score, first_due, kept_weights, prune, settled_from
 from .pruning.learning import ScoresInTraining
 from .pruning.liveness import over_readers
+from .seeds import generator
 
 SNAPSHOT = "snapshot"
 
@@ -29,6 +31,7 @@ class Sparsification:
         network: pruned in place.
         optimizer: of the network; what it remembers of pruned weights is zero.
         candidates: what a decision at a step is based on.
+        seed: of weights that are drawn anew. Never the source of scores: a kept weight would know why it was kept.
 
     Attributes:
         mask: the weights kept at present.
@@ -42,9 +45,10 @@ class Sparsification:
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         candidates: Callable[[int], Candidates],
+        seed: int,
     ) -> None:
         self._methods, self._target, self._steps = methods, target, steps
-        self._network, self._optimizer, self._candidates = network, optimizer, candidates
+        self._network, self._optimizer, self._candidates, self._seed = network, optimizer, candidates, seed
         self._weights: Mapping[str, nn.Parameter] = {
             name: parameter for name, parameter in network.named_parameters() if name in prunable_weights(network)
         }
@@ -143,12 +147,13 @@ class Sparsification:
         self._set(self._pruned(step, self.mask, self._methods.score))
         sparse_and_fresh = self.mask.kept < self.mask.total and not self._methods.start.brings_weights
         if step == 0 and sparse_and_fresh and self._methods.initialisation.masked_fan_in:
-            self._methods.initialisation.initialise_(self._network, self.mask, self._candidates(step).generator)
+            drawn = generator(self._seed, "initialise sparse")
+            self._methods.initialisation.initialise_(self._network, self.mask, drawn)
 
     def _exchange(self, step: int, exchange: Exchange, sparsity: float, ramp: float) -> None:
         methods, candidates = self._methods, self._candidates(step)
         if methods.pattern.whole_units:
-            self._wake(candidates)
+            self._wake(step, candidates.graph)
         kept = kept_weights(self.mask.total, sparsity)
         self._set(exchange.exchange(candidates, self.mask, methods.pattern, methods.distribution, kept, ramp))
 
@@ -172,14 +177,14 @@ class Sparsification:
         )
 
     @torch.no_grad()
-    def _wake(self, candidates: Candidates) -> None:
+    def _wake(self, step: int, graph: Graph) -> None:
         """Draw the weights of filters that nothing reads as at initialisation; what reads them stays zero.
 
         The network so computes what it did. The mask is applied again next.
         """
         drawn = deepcopy(self._network)
-        self._methods.initialisation.initialise_(drawn, Mask.dense(drawn), candidates.generator)
-        readers = over_readers(candidates.graph, {name: kept.cpu() for name, kept in self.mask.items()})
+        self._methods.initialisation.initialise_(drawn, Mask.dense(drawn), generator(self._seed, "wake", step))
+        readers = over_readers(graph, {name: kept.cpu() for name, kept in self.mask.items()})
         for name, values in prunable_weights(drawn).items():
             asleep = (readers[name] == 0).to(values.device) & ~self.mask[name].flatten(1).any(1)
             self._weights[name][asleep] = values[asleep]

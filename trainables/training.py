@@ -80,7 +80,7 @@ class Training:
         self._optimizer = methods.optimizer.build(self.network.parameters())
         self._average = Average(self.network, methods.optimizer.average) if methods.optimizer.average else None
         self._sparsification = Sparsification(
-            methods, target_sparsity, self._steps.total, self.network, self._optimizer, self._candidates
+            methods, target_sparsity, self._steps.total, self.network, self._optimizer, self._candidates, seed
         )
         self._compacted: InTraining | None = None
         self.epoch = 0

@@ -11,6 +11,7 @@ from sparsevlr.spaces import StudySpec, TrialConfig
 from sparsevlr.spaces.architectures import ARCHITECTURES
 from sparsevlr.spaces.datasets import Dataset
 from sparsevlr.trainables import Methods
+from sparsevlr.trainables.bounds import Graph
 from sparsevlr.trainables.dense_stage import DenseStage
 from sparsevlr.trainables.optimizers import optimizer_tensors
 from sparsevlr.trainables.pruning import SCHEDULES as SCHEDULE_TABLE
@@ -308,6 +309,20 @@ def test_scores_are_learned_while_the_weights_stand_still(short: StudySpec, digi
     assert any(not torch.equal(states[11][name], finetuned[name]) for name in masks[15])
 
 
+@pytest.mark.parametrize("schedule", ["at-init", "drop-and-grow from a denser network"])
+def test_what_is_drawn_for_a_random_mask_does_not_follow_from_it(
+    short: StudySpec, digits: Dataset, schedule: str
+) -> None:
+    options = {"initialisation": "ibp", "initialisation.masked_fan_in": True, "score": "random", "sparsity": 0.9}
+    one = config(schedule, **options | {"architecture.hidden": [256, 256]})
+    training = training_of(one, short, digits)
+    training.train_until(0)
+    for name, kept in training.mask.items():
+        signs = training.network.state_dict()[name][kept].sign()
+        # Scores and weights from one stream of numbers are one another's images: the kept ones then share a sign.
+        assert abs(float(signs.mean())) < 5 / len(signs) ** 0.5
+
+
 @pytest.mark.parametrize("schedule", ["at-init", "drop-and-grow", "gradual"])
 def test_weights_are_drawn_again_by_the_mask_where_it_is_there_from_the_start(
     short: StudySpec, digits: Dataset, monkeypatch: pytest.MonkeyPatch, schedule: str
@@ -342,10 +357,10 @@ def test_filters_that_nothing_reads_are_drawn_anew_without_a_change_of_the_outpu
     woken = []
     wake = Sparsification._wake
 
-    def watched_wake(self: Sparsification, candidates: Any) -> None:
+    def watched_wake(self: Sparsification, step: int, graph: Graph) -> None:
         network = training.network.eval()
         before, outputs = {name: value.clone() for name, value in network.state_dict().items()}, network(x)
-        wake(self, candidates)
+        wake(self, step, graph)
         assert torch.equal(network(x), outputs)
         for name, kept in self.mask.items():
             changed = network.state_dict()[name] != before[name]
