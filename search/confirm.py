@@ -39,7 +39,7 @@ def confirm(
 
     A fresh seed drives everything random: initialisation, data order, pruning and attacks, in the dense stage too. A
     parent's mask stays the parent's. Nothing of it enters the search. Each outcome is kept in the study as it comes:
-    what is there already is not trained again.
+    what is there already is not trained again, but for what has failed.
 
     Args:
         uri: the study.
@@ -60,7 +60,14 @@ def confirm(
     study = open_study(uri)
     rows, location = study.to_confirm(trial_ids), study.store.location
     spec = StudySpec.from_dict(study.spec)
-    there = {row["trial_id"]: read_confirmations(location, row["trial_id"]) for row in rows}
+    there = {
+        row["trial_id"]: {
+            number
+            for number, records in read_confirmations(location, row["trial_id"]).items()
+            if records[0].event != "failed"
+        }
+        for row in rows
+    }
     # Seed by seed: whenever this is cut, all trials have been treated alike.
     planned = [(row, number) for number in range(seeds) for row in rows if number not in there[row["trial_id"]]]
     if planned:

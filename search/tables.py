@@ -170,7 +170,10 @@ def confirmation_notes(confirmations: pa.Table) -> list[str]:
     if not gaps:
         return ["nothing could be trained again, so there is nothing to compare with"]
     mean, trials = sum(gaps) / len(gaps), f"{len(gaps)} trial{'' if len(gaps) == 1 else 's'}"
-    return [f"searched figures exceed those of fresh seeds by {_points(mean)} points, mean over {trials} (validation)"]
+    notes = [f"searched figures exceed those of fresh seeds by {_points(mean)} points, mean over {trials} (validation)"]
+    if failed := sum(confirmations["failed"].to_pylist()):
+        notes.append(f"{failed} failed seeds are left out of it; the same command tries them again")
+    return notes
 
 
 def _with_spread(row: Mapping[str, Any], name: str) -> str:

@@ -88,11 +88,11 @@ class Sparsification:
     def at_rest(self, step: int) -> None:
         """Prune what falls due where training stops for now, so that what is scored there is pruned already.
 
-        `before_step` finds it done. Where a schedule rewinds or exchanges the network is scored as it has been trained;
-        only at the end of training weights are exchanged first.
+        `before_step` finds it done. Where a schedule rewinds, or grows weights that nothing has trained yet, the network
+        is scored as it is.
         """
         due = self._methods.schedule.due(step, self._steps)
-        if due.exchange is not None and step == self._steps:
+        if due.exchange is not None and not due.exchange.grows:
             self._exchange(step, due.exchange, due.of(self._target), 1.0)
         elif due.exchange is None and not due.rewind:
             self._reach(step)

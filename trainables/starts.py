@@ -19,12 +19,15 @@ class Start(ABC):
     Attributes:
         parent: the parent's trial_id, which the study chooses when it proposes the trial; None where no trial is fit to
             be one yet: then the trial begins with a fresh network.
-        brings_weights: whether the weights are the parent's, not those of an initialisation.
     """
 
     description: ClassVar[str]
-    brings_weights: ClassVar[bool] = False
     parent: str | None = None
+
+    @property
+    def brings_weights(self) -> bool:
+        """Whether the weights are a parent's, not those of an initialisation."""
+        return False
 
     @abstractmethod
     def begin_(self, network: nn.Module, parent: Checkpoint) -> Mask:
@@ -63,7 +66,10 @@ class ParentWeights(Start):
     """The parent's mask and weights; the epsilon ramp begins anew all the same."""
 
     description: ClassVar[str] = "start: mask and weights of a trial on the front"
-    brings_weights: ClassVar[bool] = True
+
+    @property
+    def brings_weights(self) -> bool:
+        return self.parent is not None
 
     def begin_(self, network: nn.Module, parent: Checkpoint) -> Mask:
         network.load_state_dict(dict(parent.weights))

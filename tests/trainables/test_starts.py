@@ -1,5 +1,6 @@
 """Trials that begin from what another one has come to."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,16 +87,21 @@ def test_fresh_weights_are_drawn_by_the_mask_and_those_of_a_parent_never(
     spec: StudySpec, digits: Dataset, parent: tuple[Location, Checkpoint], schedule: str
 ) -> None:
     _, source = parent
-    for start in ("parent-mask", "parent-weights"):
+    for start, found in (("parent-mask", True), ("parent-weights", True), ("parent-weights", False)):
         sizes = []
         for masked in (False, True):
-            trial = Trial(child(start, schedule, **{"initialisation.masked_fan_in": masked}), spec, digits)
-            trial._training.begin_from(source)
+            one = child(start, schedule, **{"initialisation.masked_fan_in": masked})
+            if not found:
+                one = replace(one, values={name: one.values[name] for name in one.values if name != "start.parent"})
+            trial = Trial(one, spec, digits)
+            if found:
+                trial._training.begin_from(source)
             trial._training.train_until(0)
             kept = trial._training.mask["1.weight"]
             sizes.append(trial._training.network.state_dict()["1.weight"][kept].std().item())
-        # Half the inputs or fewer are left: twice the deviation or more.
-        assert sizes[1] > 1.5 * sizes[0] if start == "parent-mask" else sizes[1] == sizes[0]
+        # Half the inputs or fewer are left: twice the deviation or more; without a parent only where all is pruned now.
+        by_mask = start == "parent-mask" or (not found and schedule == "at-init")
+        assert sizes[1] > 1.5 * sizes[0] if by_mask else sizes[1] == sizes[0]
 
 
 def test_a_parent_that_cannot_be_one_fails_the_trial(

@@ -127,7 +127,13 @@ class Pattern(ABC):
 
 
 class Exchange(ABC):
-    """A change of the mask in which weights come back."""
+    """A change of the mask in which weights may come back.
+
+    Attributes:
+        grows: whether any do; without, a second time changes nothing.
+    """
+
+    grows: bool
 
     @abstractmethod
     def exchange(

@@ -96,6 +96,10 @@ class Swap(Exchange):
     rule: DropAndGrow
     share: float
 
+    @property
+    def grows(self) -> bool:
+        return self.share > 0
+
     def exchange(
         self, candidates: Candidates, mask: Mask, pattern: Pattern, distribution: Distribution, kept: int, ramp: float
     ) -> Mask:
