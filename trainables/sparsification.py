@@ -88,8 +88,7 @@ class Sparsification:
     def at_rest(self, step: int) -> None:
         """Prune what falls due where training stops for now, so that what is scored there is pruned already.
 
-        `before_step` finds it done. Where a schedule rewinds, or grows weights that nothing has trained yet, the network
-        is scored as it is.
+        `before_step` finds it done. Nothing is done where a schedule rewinds, or grows weights that would be untrained.
         """
         due = self._methods.schedule.due(step, self._steps)
         if due.exchange is not None and not due.exchange.grows:

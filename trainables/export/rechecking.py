@@ -23,6 +23,7 @@ from .certificate import Certificate, SampleVerdict, sample_verdicts
 from .from_onnx import from_onnx
 from .outputs import AGREEMENT, difference, onnx_logits, torch_logits
 from .structure import built, traced, values_of
+from .vnnlib import property_text
 
 UNKNOWN = "unknown"
 SAME_MARGIN = 1e-3
@@ -68,24 +69,23 @@ def recheck(path: Path) -> list[Check]:
         ExportError: a file is missing, unreadable or holds what an export does not; the message is one line.
     """
     certificate = Certificate.from_bytes(folder.read_file(path, folder.CERTIFICATE))
-    files: dict[str, bytes] = {}
-    digests: dict[str, str] = {}
-    for name in certificate.sha256:
-        content = folder.read_file(path, name)
-        digests[name] = folder.digest(content)
-        if name in folder.HASHED:
-            files[name] = content
+    files = {name: folder.read_file(path, name) for name in certificate.sha256}
     with _naming(folder.MODEL):
         model = from_onnx(files[folder.MODEL])
     shape = model.graph.nodes[0].shape
     x, y, scale = _samples(files[folder.SAMPLES], certificate, model.graph)
     whole, pruned = _whole(files, shape)
     values = max(values_of(model.graph), values_of(traced(whole, shape)))
-    batch = max(1, min(certificate.cascade.batch_size, VALUES_AT_ONCE // values))
+    starts = certificate.cascade.pgd_restarts * math.prod(shape)
+    if starts > VALUES_AT_ONCE:
+        raise ExportError(f"{folder.CERTIFICATE}: cascade.pgd_restarts is too large for inputs of shape {tuple(shape)}")
+    batch = max(1, min(certificate.cascade.batch_size, VALUES_AT_ONCE // max(values, starts)))
     wanted = torch_logits(model.network, x, batch)
     compacted = torch_logits(compact(pruned, shape).network, x, batch)
     return [
-        _files(certificate, digests),
+        _claim(certificate, files[folder.CARD], scale),
+        _files(certificate, files),
+        _properties(certificate, files, x, y, model.graph.last_linear.out_features, scale),
         _mask(whole, pruned),
         _labels(certificate, y),
         _outputs("outputs: weights and mask, compacted", certificate, compacted, wanted),
@@ -112,6 +112,8 @@ def _samples(content: bytes, certificate: Certificate, graph: Graph) -> tuple[Te
         raise ExportError(
             f"{folder.SAMPLES} must hold a float32 scale of shape {wanted[1:]}, got {scale.dtype} {tuple(scale.shape)}"
         )
+    if not bool((scale >= 0).all() and scale.isfinite().all() and (scale > 0).any()):
+        raise ExportError(f"{folder.SAMPLES} must hold a finite scale of at least 0, and above 0 somewhere")
     return x, y, scale
 
 
@@ -128,9 +130,53 @@ def _whole(files: Mapping[str, bytes], shape: tuple[int, ...]) -> tuple[nn.Seque
     return whole, pruned
 
 
-def _files(certificate: Certificate, digests: Mapping[str, str]) -> Check:
-    changed = [name for name, digest in digests.items() if digest != certificate.sha256[name]]
-    return Check.of("files", len(digests), [f"{name} is not the file that was written" for name in changed])
+def _claim(certificate: Certificate, card: bytes, scale: Tensor) -> Check:
+    """What is certified, and whether the card says the same."""
+    with _naming(folder.CARD):
+        told = folder.parse_json(card)
+    told = told if isinstance(told, dict) else {}
+    data = told.get("data")
+    data = data if isinstance(data, dict) else {}
+    pairs = {
+        "epsilon": (told.get("epsilon"), certificate.epsilon),
+        "low": (data.get("low"), certificate.low),
+        "high": (data.get("high"), certificate.high),
+        "shape": (data.get("shape"), list(scale.shape)),
+    }
+    differing = [
+        f"{name}: {in_card!r:.80} in the card, {value!r}"
+        for name, (in_card, value) in pairs.items()
+        if in_card != value
+    ]
+    verdicts = [sample.verdict for sample in certificate.samples]
+    counts = ", ".join(f"{verdicts.count(name)} {name}" for name in ("verified", "falsified", "unknown"))
+    least, most = float(scale.min()), float(scale.max())
+    times = "" if least == most == 1 else f" times {least:g} to {most:g}"
+    detail = f"epsilon {certificate.epsilon:g}{times} in [{certificate.low:g}, {certificate.high:g}]: {counts}"
+    return Check.of("claim", len(pairs), differing, detail)
+
+
+def _files(certificate: Certificate, files: Mapping[str, bytes]) -> Check:
+    changed = [name for name, content in files.items() if folder.digest(content) != certificate.sha256[name]]
+    return Check.of("files", len(files), [f"{name} is not the file that was written" for name in changed])
+
+
+def _properties(
+    certificate: Certificate, files: Mapping[str, bytes], x: Tensor, y: Tensor, classes: int, scale: Tensor
+) -> Check:
+    """Whether the properties are those of the samples."""
+    position = {folder.property_file(sample.index): where for where, sample in enumerate(certificate.samples)}
+    asked = [name for name in files if name not in (*folder.HASHED, folder.INSTANCES)]
+    region = {"epsilon": certificate.epsilon, "low": certificate.low, "high": certificate.high}
+    differing = []
+    for name in asked:
+        where = position.get(name)
+        wanted = None
+        if where is not None:
+            wanted = property_text(x[where].numpy(), int(y[where]), classes, **region, scale=scale.numpy())
+        if wanted is None or files[name] != wanted.encode():
+            differing.append(f"{name} is not the property of its sample")
+    return Check.of("properties", len(asked), differing)
 
 
 def _mask(whole: nn.Sequential, pruned: nn.Sequential) -> Check:

@@ -94,8 +94,15 @@ def traced(network: nn.Sequential, shape: tuple[int, ...]) -> Graph:
 
 
 def values_of(graph: Graph) -> int:
-    """How many values all layers together give for one input."""
-    return sum(math.prod(node.shape) for node in graph.nodes)
+    """How many values all layers together give for one input; of a pool, those that its windows read."""
+    return sum(math.prod(node.shape) * _taps(node.layer) for node in graph.nodes)
+
+
+def _taps(layer: nn.Module) -> int:
+    if not isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
+        return 1
+    size = layer.kernel_size
+    return math.prod(size) if isinstance(size, tuple) else size**2
 
 
 def _built(content: Any, deeper: int) -> nn.Module:

@@ -212,13 +212,29 @@ def test_radii_that_differ_between_features_are_taken_along(tmp_path: Path) -> N
     forge(path, folder.SAMPLES, tensors.save(samples | {"scale": torch.ones(1, 8, 8)}))
     assert not agree(recheck(path))
     forge(path, folder.SAMPLES, tensors.save(samples | {"scale": -samples["scale"]}))
-    with pytest.raises(ExportError, match=r"samples.safetensors: .*scale"):
+    with pytest.raises(ExportError, match=r"samples.safetensors must hold a finite scale"):
         recheck(path)
     forge(path, folder.SAMPLES, tensors.save(samples | {"scale": torch.ones(8, 8)}))
     with pytest.raises(ExportError, match="must hold a float32 scale of shape"):
         recheck(path)
     assert "epsilon_scale" in (path / folder.README).read_text()
     assert certificate.epsilon == 0.03
+
+
+def test_the_claim_is_told_and_must_be_that_of_the_card_and_the_properties(export: Path, tmp_path: Path) -> None:
+    path = copied(export, tmp_path)
+    checks = {check.what: check for check in recheck(path)}
+    assert re.match(r"epsilon 0.03 in \[0, 1\]: \d+ verified, \d+ falsified, \d+ unknown", checks["claim"].detail)
+    card = json.loads((path / folder.CARD).read_bytes())
+    forge(path, folder.CARD, json.dumps(card | {"epsilon": 0.3}).encode())
+    name = next((path / "vnnlib").iterdir()).name
+    forge(path, f"vnnlib/{name}", (path / "vnnlib" / name).read_bytes().replace(b"Y_1", b"Y_2"))
+    checks = {check.what: check for check in recheck(path)}
+    assert checks["files"].holds
+    assert checks["claim"].differing == ("epsilon: 0.3 in the card, 0.03",)
+    assert checks["properties"].differing == (f"vnnlib/{name} is not the property of its sample",)
+    (path / folder.CARD).write_text("[]")
+    assert not {check.what: check for check in recheck(path)}["claim"].holds
 
 
 def test_all_samples_and_no_properties(study: Study, tmp_path: Path, digits: Dataset) -> None:
