@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from sparsevlr.trainables.bounds import Box, Graph, UnsupportedLayer
+from sparsevlr.trainables.bounds import TOLERANCE, Box, Graph, UnsupportedLayer
 from sparsevlr.trainables.verification import (
-    TOLERANCE,
     CascadeOptions,
     MarginBounds,
     SoundnessError,
@@ -97,7 +96,7 @@ def test_accuracies_of_counts_never_cross_by_rounding() -> None:
             verdict = np.full(samples, Verdict.verified, np.int8)
             verdict[:falsified] = Verdict.falsified
             stage = np.array(["natural"] * falsified + ["ibp"] * (samples - falsified))
-            found = Verification(verdict, stage, np.zeros(samples), stage, {})
+            found = Verification(verdict, stage, np.zeros(samples), stage, stage, {}, {})
             assert found.verified_accuracy <= found.adversarial_accuracy <= found.natural_accuracy
 
 
@@ -182,8 +181,8 @@ def test_without_an_audit_an_unsound_verifier_passes(problem: Problem) -> None:
 @pytest.mark.parametrize(
     ("lower", "scale"),
     [
-        (TOLERANCE * 0.99, 1.0),
-        (0.5, 0.51 / TOLERANCE),
+        (TOLERANCE[torch.float64] * 0.99, 1.0),
+        (0.5, 0.51 / TOLERANCE[torch.float64]),
         (0.0, 0.0),
         (float("nan"), 1.0),
         (float("inf"), 1.0),
@@ -198,7 +197,7 @@ def test_a_margin_within_rounding_or_not_finite_proves_nothing(problem: Problem,
 
 def test_a_margin_above_the_tolerance_is_a_proof() -> None:
     labels = torch.tensor([1])
-    lower = torch.tensor([[TOLERANCE * 1.01, 0.0, 3.0]])
+    lower = torch.tensor([[TOLERANCE[torch.float32] * 1.01, 0.0, 3.0]])
     assert proved(lower, torch.tensor([1.0]), labels).all()
     assert proved(lower, torch.tensor([1.1]), labels).tolist() == [[False, True, True]]
 
