@@ -92,11 +92,11 @@ class Search:
         problem: in float64.
         scale: what the rounding of its margins is relative to.
         find: confirms counterexamples.
-        seconds: that `run` may take.
+        deadline: by `time.perf_counter`, when `run` gives up.
     """
 
-    def __init__(self, problem: PiecewiseLinear, scale: float, find: FindCounterexample, seconds: float) -> None:
-        self._problem, self._scale, self._find, self._seconds = problem, scale, find, seconds
+    def __init__(self, problem: PiecewiseLinear, scale: float, find: FindCounterexample, deadline: float) -> None:
+        self._problem, self._scale, self._find, self._deadline = problem, scale, find, deadline
         self._on, self._off = problem.lower >= 0, problem.upper <= 0
         self._undecided = ~self._on & ~self._off
         span = torch.where(self._undecided, problem.upper - problem.lower, 1.0)
@@ -110,7 +110,6 @@ class Search:
 
     def run(self, margins: Tensor) -> Outcome:
         """Search below the margins of these classes, `(asked,)`."""
-        deadline = time.perf_counter() + self._seconds
         lower = self._problem.margins.new_full((len(self._problem.margins),), torch.inf)
         if not len(margins):
             return Outcome(lower)
@@ -134,7 +133,7 @@ class Search:
                 one = torch.tensor([index])
                 heapq.heappush(waiting, (value, pushed, nodes.pick(one), bounds.weight[one]))
                 pushed += 1
-            while point is None and waiting and time.perf_counter() <= deadline:
+            while point is None and waiting and time.perf_counter() <= self._deadline:
                 taken = [heapq.heappop(waiting) for _ in range(min(self._at_once, len(waiting)))]
                 inner = [entry for entry in taken if self._unsplit(entry[2]).any()]
                 for _, _, leaf, _ in (entry for entry in taken if not self._unsplit(entry[2]).any()):
@@ -152,7 +151,7 @@ class Search:
         for value, _, node, _ in waiting:
             _lower(lower, node.margin[0], value)
         if point is None and waiting:
-            failure = Reason(Cause.time_out, f"undecided after {self._seconds:g} s, {pushed} subproblems")
+            failure = Reason(Cause.time_out, f"undecided in time, after {pushed} subproblems")
         return Outcome(lower, point, None if point is not None else failure)
 
     def _roots(self, margins: Tensor) -> _Nodes:

@@ -64,7 +64,7 @@ class Exact(Verifier):
 
     def _sample(self, graph: Graph, box: Box, label: int) -> tuple[Tensor, Tensor, Tensor | None, Reason | None]:
         """Margins `(1, classes)`, magnitude `(1,)`, a counterexample, or why there is neither that nor a proof."""
-        started = time.perf_counter()
+        deadline = time.perf_counter() + self.seconds
         bounds = crown_bounds(graph, box, tighten=True)
         labels = torch.tensor([label], device=box.centre.device)
         lower, scale = backward_margins(graph, box, bounds, labels), magnitudes(graph, bounds)
@@ -87,7 +87,6 @@ class Exact(Verifier):
             differs = others[worst] > least or (least == 0 and int(logits[worst].argmax()) != label)
             return points[worst] if bool(differs) else None
 
-        remaining = self.seconds - (time.perf_counter() - started)
-        outcome = Search(problem, scale.item(), find, remaining).run(open_margins)
+        outcome = Search(problem, scale.item(), find, deadline).run(open_margins)
         lower[0, open_margins] = torch.maximum(lower[0, open_margins], outcome.lower[open_margins])
         return lower, scale, outcome.point, outcome.reason
