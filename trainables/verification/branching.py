@@ -14,7 +14,7 @@ from ..bounds import TOLERANCE, PiecewiseLinear
 from .base import Reason
 from .verdict import Cause
 
-ROOT_STEPS, STEPS = 30, 6
+ROOT_STEPS, STEPS = 30, 20
 """Gradient steps of the slopes and multipliers of a bound, before the first branching and after each."""
 SLOPE_RATE, MULTIPLIER_RATE = 0.2, 0.3
 CANDIDATES = 40
@@ -92,7 +92,7 @@ class Search:
         problem: in float64.
         scale: what the rounding of its margins is relative to.
         find: confirms counterexamples.
-        deadline: by `time.perf_counter`, when `run` gives up.
+        deadline: by `time.thread_time`, when `run` gives up.
     """
 
     def __init__(self, problem: PiecewiseLinear, scale: float, find: FindCounterexample, deadline: float) -> None:
@@ -133,7 +133,7 @@ class Search:
                 one = torch.tensor([index])
                 heapq.heappush(waiting, (value, pushed, nodes.pick(one), bounds.weight[one]))
                 pushed += 1
-            while point is None and waiting and time.perf_counter() <= self._deadline:
+            while point is None and waiting and time.thread_time() <= self._deadline:
                 taken = [heapq.heappop(waiting) for _ in range(min(self._at_once, len(waiting)))]
                 inner = [entry for entry in taken if self._unsplit(entry[2]).any()]
                 for _, _, leaf, _ in (entry for entry in taken if not self._unsplit(entry[2]).any()):

@@ -64,7 +64,7 @@ class Exact(Verifier):
 
     def _sample(self, graph: Graph, box: Box, label: int) -> tuple[Tensor, Tensor, Tensor | None, Reason | None]:
         """Margins `(1, classes)`, magnitude `(1,)`, a counterexample, or why there is neither that nor a proof."""
-        deadline = time.perf_counter() + self.seconds
+        deadline = time.thread_time() + self.seconds
         bounds = crown_bounds(graph, box, tighten=True)
         labels = torch.tensor([label], device=box.centre.device)
         lower, scale = backward_margins(graph, box, bounds, labels), magnitudes(graph, bounds)
