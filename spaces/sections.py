@@ -91,7 +91,7 @@ class Verification(SpecModel):
         max_crown_samples, max_alpha_crown_samples, max_exact_samples: undecided samples that these stages may take at
             each report, those closest to a proof first; the others stay unknown. All by default.
         alpha_iterations: gradient steps of alpha-CROWN.
-        exact_seconds: of wall-clock time that the exact stage may spend on a sample.
+        exact_seconds: of processor time that the exact stage may spend on a sample.
         grid: fractions of epsilon whose mean verified accuracy, by `ibp` and `crown-ibp` of the stages, is
             `verified_auc`.
         audit: verified samples that are attacked as well, to find unsound bounds; null for all.

@@ -140,13 +140,13 @@ class Search:
                     value, found, trouble = self._solved(leaf)
                     _lower(lower, leaf.margin[0], value)
                     point, failure = (found if point is None else point), trouble or failure
-                if inner:
+                if inner and point is None:
                     nodes = _Nodes(*(torch.cat(parts) for parts in zip(*(entry[2] for entry in inner), strict=True)))
                     nodes = self._branched(nodes, torch.cat([entry[3] for entry in inner]))
                     break
+                for entry in inner:
+                    heapq.heappush(waiting, entry)
             else:
-                break
-            if point is not None:
                 break
         for value, _, node, _ in waiting:
             _lower(lower, node.margin[0], value)

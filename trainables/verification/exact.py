@@ -36,7 +36,7 @@ class Exact(Verifier):
         Wang et al. 2021, "Beta-CROWN", arXiv 2103.06624.
 
     Attributes:
-        seconds: of wall-clock time per sample.
+        seconds: of processor time per sample.
     """
 
     description: ClassVar[str] = "branch and bound on undecided ReLUs; proves or falsifies, seconds per sample"

@@ -37,7 +37,7 @@ class CascadeOptions:
         max_crown_samples, max_alpha_crown_samples, max_exact_samples: how many undecided samples these stages may take,
             those closest to a proof first; None for all.
         alpha_iterations: gradient steps of alpha-CROWN.
-        exact_seconds: of wall-clock time that the exact stage may spend on a sample.
+        exact_seconds: of processor time that the exact stage may spend on a sample.
 
     Raises:
         SpecError: for an unknown or repeated stage, or a number out of its range.

@@ -1,3 +1,5 @@
+import copy
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +9,7 @@ from milp_oracle import smallest_margins
 from soundness import DISTANCES, KINDS, contradiction, instance, verdicts
 from torch import Tensor, nn
 
+from sparsevlr.trainables.bounds import crown_bounds, input_box, reduce_margins, trace
 from sparsevlr.trainables.verification import CascadeOptions, Cause, Verdict, Verification, branching, exact, verify
 
 Problem = tuple[nn.Sequential, Tensor, Tensor]
@@ -90,6 +93,25 @@ def test_no_time_is_a_time_out(problem: Problem) -> None:
     assert found.reason[late][0].startswith("exact: undecided in time, after ")
     assert (found.verdict[late] == Verdict.unknown).all()
     assert np.isfinite(found.margin[late]).all()
+
+
+@pytest.mark.usefixtures("only_leaves")
+def test_bounds_hold_where_a_search_ends_with_a_point(problem: Problem) -> None:
+    """The point of a leaf may still fail to be confirmed, and the subproblems beside it are not yet bounded."""
+    network, x, _ = problem
+    graph = trace(copy.deepcopy(network).double(), (2,))
+    line = torch.linspace(-EPSILON, EPSILON, 31, dtype=torch.float64)
+    ended = 0
+    for sample in range(0, 60, 4):
+        box = input_box(x[sample : sample + 1].double(), EPSILON, 0, 1)
+        with torch.no_grad():
+            reduced = reduce_margins(graph, box, crown_bounds(graph, box, tighten=True), 1)
+            logits = graph.network((x[sample].double() + torch.cartesian_prod(line, line)).clamp(0, 1))
+            search = branching.Search(reduced, 1.0, lambda points, least: points[0] if least == 0 else None, math.inf)
+            outcome = search.run(torch.tensor([0, 2]))
+        ended += outcome.point is not None
+        assert bool((outcome.lower[[0, 2]] <= (logits[:, 1:2] - logits).amin(0)[[0, 2]] + 1e-9).all())
+    assert ended
 
 
 def test_more_undecided_relus_than_memory_is_a_budget(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
