@@ -17,8 +17,8 @@ from .errors import SpecError
 from .model import SpecModel
 from .suggest import listed
 
-BOUND_STAGES = ("ibp", "crown-ibp", "crown", "alpha-crown")
-Stage = Literal["ibp", "pgd", "crown-ibp", "crown", "alpha-crown"]
+BOUND_STAGES = ("ibp", "crown-ibp", "crown", "alpha-crown", "exact")
+Stage = Literal["ibp", "pgd", "crown-ibp", "crown", "alpha-crown", "exact"]
 
 
 @final
@@ -88,9 +88,10 @@ class Verification(SpecModel):
         rung_stages: the same at the rungs before. Half-trained networks leave most samples undecided, on which every
             further stage would spend more than the training did.
         pgd_steps, pgd_restarts: of the attack.
-        max_crown_samples, max_alpha_crown_samples: undecided samples that these stages may take at each report, those
-            closest to a proof first; the others stay unknown. All by default.
+        max_crown_samples, max_alpha_crown_samples, max_exact_samples: undecided samples that these stages may take at
+            each report, those closest to a proof first; the others stay unknown. All by default.
         alpha_iterations: gradient steps of alpha-CROWN.
+        exact_seconds: of processor time that the exact stage may spend on a sample.
         grid: fractions of epsilon whose mean verified accuracy, by `ibp` and `crown-ibp` of the stages, is
             `verified_auc`.
         audit: verified samples that are attacked as well, to find unsound bounds; null for all.
@@ -105,10 +106,19 @@ class Verification(SpecModel):
     pgd_restarts: StrictInt = Field(default=1, ge=1)
     max_crown_samples: StrictInt | None = Field(default=None, ge=0)
     max_alpha_crown_samples: StrictInt | None = Field(default=None, ge=0)
+    max_exact_samples: StrictInt | None = Field(default=None, ge=0)
     alpha_iterations: StrictInt = Field(default=20, ge=1)
+    exact_seconds: StrictFloat = Field(default=30.0, gt=0)
     grid: tuple[StrictFloat, ...] = Field(default=(0.25, 0.5, 0.75, 1.0), min_length=1)
     audit: StrictInt | None = Field(default=32, ge=0)
     batch_size: StrictInt = Field(default=256, ge=1)
+
+    @model_serializer(mode="wrap")
+    def _without_default_exact_stage(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Studies from before there was an exact stage keep their fingerprints."""
+        content: dict[str, Any] = dump(self)
+        defaults = (("max_exact_samples", None), ("exact_seconds", 30.0))
+        return {key: value for key, value in content.items() if (key, value) not in defaults}
 
     @field_validator("stages", "rung_stages")
     @classmethod

@@ -26,7 +26,7 @@ from .layer_measures import GRADIENT_SAMPLES, TIGHTNESS_SAMPLES, LayerMeasures, 
 from .methods import Methods, fingerprint
 from .seeds import derived_seed
 from .training import Training
-from .verification import CascadeOptions, Verdict, Verification, verified_over_grid, verify
+from .verification import CascadeOptions, Cause, Verdict, Verification, verified_over_grid, verify
 from .verification.options import ATTACK
 
 
@@ -289,8 +289,8 @@ def fixed_subset(available: int, limit: int | None, purpose: str) -> list[int]:
 
 
 def _unbounded(scores: Verification) -> str | None:
-    """Why samples were not bounded as far as asked, other than for a budget: a verifier failed or cannot do this."""
-    reasons = Counter(reason for reason in scores.reason.tolist() if reason and "budget" not in reason)
+    """Why samples were not bounded as far as asked, where a verifier failed or cannot bound this network."""
+    reasons = Counter(scores.reason[scores.cause == Cause.failure].tolist())
     return "; ".join(f"{count} samples unknown: {reason}" for reason, count in reasons.most_common(3)) or None
 
 

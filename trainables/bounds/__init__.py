@@ -11,18 +11,22 @@ from .linear import (
     crown_ibp_margins,
     crown_margins,
 )
+from .magnitude import TOLERANCE, magnitudes
 from .margins import logit_bounds, margin_bounds, margin_lower_bounds
+from .piecewise import PiecewiseLinear, reduce_margins
 from .relaxation import Interval
 from .relu import interval_relu
 from .tightness import Widths, widths_before_relus
 from .training import forward, interval_boxes, natural_and_interval, natural_pass, settle
 
 __all__ = [
+    "TOLERANCE",
     "Add",
     "Box",
     "Graph",
     "Interval",
     "Node",
+    "PiecewiseLinear",
     "ReLUStates",
     "UnsupportedLayer",
     "Widths",
@@ -39,10 +43,12 @@ __all__ = [
     "interval_boxes",
     "interval_relu",
     "logit_bounds",
+    "magnitudes",
     "margin_bounds",
     "margin_lower_bounds",
     "natural_and_interval",
     "natural_pass",
+    "reduce_margins",
     "relu_states",
     "settle",
     "trace",

@@ -110,7 +110,7 @@ def backward_margins(graph: Graph, box: Box, bounds: Sequence[Bounds], labels: T
     weight, bias = graph.last_linear.weight, graph.last_linear.bias
     classes = weight.shape[0]
     parts = []
-    for samples in torch.arange(len(labels), device=labels.device).split(max(1, _chunk(graph) // classes)):
+    for samples in torch.arange(len(labels), device=labels.device).split(max(1, rows_at_once(graph) // classes)):
         true = labels[samples]
         rows = (weight[true][:, None, :] - weight).flatten(0, 1)
         start = torch.zeros_like(rows[:, 0]) if bias is None else (bias[true][:, None] - bias).flatten()
@@ -191,7 +191,7 @@ def _recomputed(
     if not len(owners):
         return interval
     found = []
-    size = max(1, _chunk(graph) // 2)
+    size = max(1, rows_at_once(graph) // 2)
     for owner, neuron in zip(owners.split(size), neurons.split(size), strict=True):
         start, rows, bias = unit_rows(graph, index, neuron, interval.lower)
         rows, bias, owner = torch.cat([rows, -rows]), torch.cat([bias, -bias]), torch.cat([owner, owner])
@@ -224,5 +224,6 @@ def _as_box(interval: Interval) -> Box:
     return Box((lower + upper) * 0.5, ((upper - lower) * 0.5).clamp(min=0))
 
 
-def _chunk(graph: Graph) -> int:
+def rows_at_once(graph: Graph) -> int:
+    """How many rows of coefficients on any node make a chunk."""
     return max(1, CHUNK_ELEMENTS // max(math.prod(node.shape) for node in graph.nodes))

@@ -1,6 +1,7 @@
 """Two linear functions that enclose each nonlinear layer over known bounds of its input."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -157,12 +158,21 @@ def _maximum(layer: nn.MaxPool2d, before: Interval) -> MaxRelaxation:
         padded = F.pad(values, (padding[1], padding[1], padding[0], padding[0]), value=fill)
         return F.unfold(padded, kernel, dilation, stride=stride).view(batch, channels, -1, chosen[0, 0].numel())
 
-    position = torch.arange(lower[0, 0].numel(), device=lower.device, dtype=lower.dtype).view(1, 1, *lower.shape[2:])
-    is_chosen = windows(position.expand_as(lower), -1.0) == chosen.flatten(2)[:, :, None, :]
+    is_chosen = window_positions(layer, lower.shape[2:]).to(chosen.device) == chosen.flatten(2)[:, :, None, :]
     others = windows(upper, -torch.inf).masked_fill(is_chosen, -torch.inf).amax(2).view_as(largest)
     exact = largest >= others
     ceiling = F.max_pool2d(upper, kernel, stride, padding, dilation)
     return MaxRelaxation(chosen, exact.to(lower.dtype), torch.where(exact, torch.zeros_like(ceiling), ceiling))
+
+
+def window_positions(layer: nn.MaxPool2d, shape: Sequence[int]) -> Tensor:
+    """`(taps, outputs)`: the flat position in a channel of `shape` that a tap of a window reads, -1 in padding."""
+    kernel, stride, padding, dilation = (
+        _pair(value) for value in (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    )
+    position = torch.arange(math.prod(shape), dtype=torch.float64).view(1, 1, *shape)
+    padded = F.pad(position, (padding[1], padding[1], padding[0], padding[0]), value=-1)
+    return F.unfold(padded, kernel, dilation, stride=stride)[0].long()
 
 
 def _pair(value: Any) -> tuple[int, int]:

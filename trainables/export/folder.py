@@ -29,6 +29,8 @@ HASHED = (MODEL, NETWORK, WEIGHTS, MASK, SAMPLES, CARD)
 MEGABYTE = 1 << 20
 LARGEST = {MODEL: 512 * MEGABYTE, WEIGHTS: 512 * MEGABYTE, MASK: 128 * MEGABYTE, SAMPLES: 2048 * MEGABYTE}
 """Bytes; of all other files 64 MiB."""
+DEEPEST_JSON = 200
+_STRING, _BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"'), re.compile(rb"[\[\]{}]")
 _PROPERTY = re.compile(r"vnnlib/sample-[0-9]{1,12}\.vnnlib")
 
 
@@ -116,8 +118,10 @@ def read_file(folder: Path, name: str) -> bytes:
 def parse_json(content: bytes) -> Any:
     """
     Raises:
-        ExportError: it is no JSON, or has NaN in it.
+        ExportError: it is no JSON, has NaN in it, or is nested deeper than anything here.
     """
+    if _nesting(content) > DEEPEST_JSON:
+        raise ExportError(f"it is nested more than {DEEPEST_JSON} deep")
     try:
         return json.loads(content, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -145,6 +149,19 @@ def to_tensors(values: Mapping[str, Tensor]) -> bytes:
     """A safetensors file; equal values give equal bytes."""
     data: bytes = tensors.save({name: value.detach().cpu().contiguous() for name, value in values.items()})
     return data
+
+
+def _nesting(content: bytes) -> int:
+    """How deep brackets lie within each other, outside of strings.
+
+    Python's parser calls itself for each, and a library that has raised the limit of recursion lets it overflow the
+    stack.
+    """
+    deepest = depth = 0
+    for bracket in _BRACKET.finditer(_STRING.sub(b"", content)):
+        depth += 1 if bracket[0] in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _largest(name: str) -> int:

@@ -1,18 +1,19 @@
 """Verification: what is proved, what is falsified, and what stays unknown."""
 
-from .base import TOLERANCE, MarginBounds, Unsupported, Verifier, proved
+from .base import MarginBounds, Reason, Unsupported, Verifier, proved
 from .cascade import verified_over_grid, verify
 from .options import VERIFIERS, CascadeOptions
 from .pgd import Pgd, random_starts
 from .result import Verification
-from .verdict import SoundnessError, Verdict
+from .verdict import Cause, SoundnessError, Verdict
 
 __all__ = [
-    "TOLERANCE",
     "VERIFIERS",
     "CascadeOptions",
+    "Cause",
     "MarginBounds",
     "Pgd",
+    "Reason",
     "SoundnessError",
     "Unsupported",
     "Verdict",

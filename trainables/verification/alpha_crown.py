@@ -6,9 +6,9 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from ..bounds import Box, Graph, crown_bounds
+from ..bounds import Box, Graph, crown_bounds, magnitudes
 from .auto_lirpa import Method, lirpa_margins
-from .base import MarginBounds, Verifier, largest_logit
+from .base import MarginBounds, Verifier
 
 
 @final
@@ -21,7 +21,7 @@ class AlphaCrown(Verifier):
     Returns:
         margins at least about as tight as CROWN's, at some hundred times its cost.
     Sound:
-        yes, up to float rounding, which `TOLERANCE` stands in for.
+        yes, up to rounding by less than `TOLERANCE`.
     Complete:
         no.
     Reference:
@@ -43,5 +43,4 @@ class AlphaCrown(Verifier):
     def margins(self, graph: Graph, box: Box, labels: Tensor) -> MarginBounds:
         lower = lirpa_margins(graph, box, labels, Method.alpha_crown, iterations=self.iterations)
         with torch.no_grad():
-            bounds = crown_bounds(graph, box, tighten=True)
-            return MarginBounds(lower, largest_logit(graph, bounds[graph.features]))
+            return MarginBounds(lower, magnitudes(graph, crown_bounds(graph, box, tighten=True)))

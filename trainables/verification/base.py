@@ -1,21 +1,26 @@
 """The interface of all verifiers."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from ..bounds import Box, Graph, Interval, logit_bounds
-
-TOLERANCE = 1e-5
-"""A margin is a proof only above this share of the largest logit bound: rounding in float32 was seen to shift margins
-by up to 1.7e-7 of it, which makes false proofs of margins near 0."""
+from ..bounds import TOLERANCE, Box, Graph
+from .verdict import Cause
 
 
 class Unsupported(RuntimeError):
     """A verifier cannot bound this network at all; the message says why."""
+
+
+class Reason(NamedTuple):
+    """Why a sample stayed unknown: of what kind, and in words."""
+
+    cause: Cause
+    text: str
 
 
 @final
@@ -25,20 +30,31 @@ class MarginBounds:
 
     Attributes:
         lower: `(batch, classes)`, lower bounds of `logit_y - logit_k`; 0 at k = y.
-        scale: `(batch,)`, the largest absolute logit bound met on the way, which rounding errors are relative to.
+        scale: `(batch,)`, what rounding errors of `lower` are relative to; see `magnitudes`.
+        points: `(batch, *shape)`, by verifiers that can falsify: an input of the box that is taken for a
+            counterexample, NaN for samples without one. They count once a forward pass has confirmed them.
+        reasons: by position in the batch, why the verifier gave up.
     """
 
     lower: Tensor
     scale: Tensor
+    points: Tensor | None = None
+    reasons: Mapping[int, Reason] = field(default_factory=dict)
 
 
 class Verifier(ABC):
     """Lower bounds of the margins of a network over boxes.
 
     The docstring of every verifier has the same headings: Requires, Returns, Sound, Complete, Reference.
+
+    Attributes:
+        largest_batch: samples that it takes at once; None for any number.
+        in_double: whether it is only ever given networks in float64.
     """
 
     description: ClassVar[str]
+    largest_batch: ClassVar[int | None] = None
+    in_double: ClassVar[bool] = False
 
     @abstractmethod
     def margins(self, graph: Graph, box: Box, labels: Tensor) -> MarginBounds:
@@ -54,20 +70,12 @@ class Verifier(ABC):
         """
 
 
-def largest_logit(graph: Graph, features: Box | Interval) -> Tensor:
-    """`(batch,)`: the largest absolute bound of any logit, from bounds of what the last linear layer reads."""
-    if isinstance(features, Interval):
-        lower, upper = features
-        features = Box((lower + upper) * 0.5, ((upper - lower) * 0.5).clamp(min=0))
-    logits = logit_bounds(graph.last_linear, *features)
-    return (logits.centre.abs() + logits.radius).amax(1)
-
-
 def proved(lower: Tensor, scale: Tensor, labels: Tensor) -> Tensor:
-    """`(batch, classes)`: whether each margin is proved positive, that is above `TOLERANCE * scale`.
+    """`(batch, classes)`: whether each margin is proved positive, that is above the `TOLERANCE` of the dtype of `lower`
+    times `scale`.
 
     The margin of y to itself counts as proved. A margin that is NaN or infinite never does.
     """
     own = torch.zeros_like(lower, dtype=torch.bool).scatter_(1, labels[:, None], True)
-    above = lower > TOLERANCE * scale[:, None]
+    above = lower > TOLERANCE[lower.dtype] * scale[:, None]
     return (own | above) & torch.isfinite(lower)

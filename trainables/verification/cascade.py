@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..bounds import Graph, trace
-from .base import Verifier, proved
+from ..bounds import trace
+from .base import Reason, Verifier
 from .inputs import Inputs, Values, bounded, correctly_classified, eval_mode, is_out_of_memory
 from .options import ATTACK, CascadeOptions
 from .pgd import Pgd, random_starts
 from .result import Verification
-from .verdict import SoundnessError, Verdict
+from .verdict import Cause, SoundnessError, Verdict
 
 _DEFAULT = CascadeOptions()
 _AUDIT_STREAM = 1_000_000_007
@@ -39,8 +39,10 @@ def verify(
     """Decide for each sample whether any input within `epsilon scale` of it, in `[low, high]`, changes its class.
 
     The network counts as in eval mode and is left as it was. Verdicts depend on the samples, the options and the seed,
-    not on the batch size. A proof needs every margin above the tolerance (see `proved`); what the stages leave
-    undecided, whose budget is used up or whose verifier fails, is unknown.
+    not on the batch size; those of a stage with a budget of seconds depend on the machine as well. A proof needs every
+    margin to be positive beyond rounding: where float32 cannot tell, the stage runs again in float64. A counterexample
+    counts once a forward pass in float64 has confirmed it. What the stages leave undecided, whose budget is used up or
+    whose verifier fails, is unknown.
 
     Args:
         x: `(samples, *shape)`, within `[low, high]`.
@@ -77,46 +79,57 @@ class _Cascade:
         seed: int,
     ) -> None:
         self._network, self._epsilon, self._options, self._seed = network, float(epsilon), options, seed
-        self._graph = trace(network, tuple(x.shape[1:]))
-        self._inputs = Inputs.of(self._graph, x, y, low, high, scale)
+        graph = trace(network, tuple(x.shape[1:]))
+        self._inputs = Inputs.of(graph, x, y, low, high, scale)
         self._verdict = np.full(len(y), Verdict.unknown, dtype=np.int8)
         self._stage = np.full(len(y), "", dtype=object)
+        self._cause = np.full(len(y), Cause.no_stage_left, dtype=object)
         self._reason = np.full(len(y), "", dtype=object)
-        shape = (len(y), self._graph.last_linear.out_features)
-        self._margins = torch.full(shape, -torch.inf, dtype=self._inputs.x.dtype, device=self._inputs.x.device)
-        self._proved = torch.zeros(shape, dtype=torch.bool, device=self._inputs.x.device)
+        self._counterexamples: dict[int, np.ndarray] = {}
+        shape, device = (len(y), graph.last_linear.out_features), self._inputs.x.device
+        self._margins = torch.full(shape, -torch.inf, dtype=torch.float64, device=device)
+        self._proved = torch.zeros(shape, dtype=torch.bool, device=device)
         self._seconds: dict[str, float] = {}
 
     def run(self, verifiers: Mapping[str, Verifier]) -> Verification:
         with self._timed("natural"):
             correct = correctly_classified(self._network, self._inputs, self._options.batch_size)
-            self._decide((~correct).nonzero().squeeze(1), Verdict.falsified, "natural")
+            wrong = (~correct).nonzero().squeeze(1)
+            self._falsify(wrong, self._inputs.x[wrong], "natural")
         for stage in self._options.stages:
             with self._timed(stage):
                 if stage == ATTACK:
-                    found = self._attacked(self._undecided(), self._seed)
-                    self._decide(found, Verdict.falsified, ATTACK)
+                    self._falsify(*self._attacked(self._undecided(), self._seed), ATTACK)
                 else:
                     self._bound(stage, verifiers[stage])
         with self._timed("audit"):
             self._audit()
-        self._reason[self._verdict != Verdict.unknown] = ""
+        decided = self._verdict != Verdict.unknown
+        self._cause[decided] = self._reason[decided] = ""
         return Verification(
-            self._verdict, self._stage.astype(str), self._smallest_margin(), self._reason.astype(str), self._seconds
+            self._verdict,
+            self._stage.astype(str),
+            self._smallest_margin(),
+            self._cause.astype(str),
+            self._reason.astype(str),
+            self._counterexamples,
+            self._seconds,
         )
 
     def _bound(self, stage: str, verifier: Verifier) -> None:
         samples = self._within_budget(stage, self._undecided())
-        for batch, found in bounded(
-            verifier, self._graph, self._inputs, samples, self._epsilon, self._options.batch_size
-        ):
+        for batch, found in bounded(verifier, self._inputs, samples, self._epsilon, self._options.batch_size):
             if isinstance(found, str):
-                self._reason[batch.cpu().numpy()] = f"{stage}: {found}"
+                self._note(batch.tolist(), Reason(Cause.failure, found), stage)
                 continue
             # Methods are incomparable margin by margin: the best of each is kept, and a proof of each by any counts.
-            self._margins[batch] = torch.fmax(self._margins[batch], found.lower.detach().to(self._margins))
-            self._proved[batch] |= proved(found.lower, found.scale, self._inputs.y[batch])
+            self._margins[batch] = torch.fmax(self._margins[batch], found.lower)
+            self._proved[batch] |= found.proved
             self._decide(batch[self._proved[batch].all(1)], Verdict.verified, stage)
+            for position, reason in found.reasons.items():
+                self._note([int(batch[position])], reason, stage)
+            if found.points is not None:
+                self._falsify_by(found.points, batch, stage)
 
     def _within_budget(self, stage: str, samples: Tensor) -> Tensor:
         limit = self._options.limit(stage)
@@ -124,30 +137,54 @@ class _Cascade:
             return samples
         margin = self._smallest_margin()[samples.cpu().numpy()]
         order = torch.from_numpy(np.argsort(-margin, kind="stable")).to(samples.device)
-        left = samples[order[limit:]].cpu().numpy()
-        self._reason[left] = f"{stage}: the budget of {limit} samples is used up"
+        used_up = Reason(Cause.budget, f"the budget of {limit} samples is used up")
+        self._note(samples[order[limit:]].tolist(), used_up, stage)
         return samples[order[:limit].sort().values]
 
-    def _attacked(self, samples: Tensor, seed: int) -> Tensor:
-        """Those of `samples` that the attack changes the class of."""
-        attack, found = self._options.pgd, []
+    def _falsify_by(self, points: Tensor, batch: Tensor, stage: str) -> None:
+        """Falsify the samples of the batch whose points, NaN for none, are counterexamples.
+
+        Raises:
+            SoundnessError: the same stage has verified one of them.
+        """
+        named = (~points.isnan()).flatten(1).all(1)
+        confirmed, inputs = self._inputs.confirmed(batch[named], points[named], self._epsilon)
+        for sample in batch[named][confirmed].tolist():
+            if self._verdict[sample] == Verdict.verified:
+                raise SoundnessError(sample, stage)
+        self._falsify(batch[named][confirmed], inputs[confirmed], stage)
+        unconfirmed = Reason(Cause.rounding, "its counterexample changes no class in a forward pass in float64")
+        left = [sample for sample in batch[named].tolist() if self._verdict[sample] == Verdict.unknown]
+        self._note(left, unconfirmed, stage)
+
+    def _attacked(self, samples: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Those of `samples` that the attack changes the class of, and the inputs that do so."""
+        found, points = [samples[:0]], [self._inputs.x[:0]]
         waiting = list(samples.split(self._options.batch_size))[::-1] if len(samples) else []
         while waiting:
             batch = waiting.pop()
             try:
-                found.append(batch[self._attack(attack, batch, seed)])
+                broken, inputs = self._attack(self._options.pgd, batch, seed)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or len(batch) < 2:
                     raise
                 half = len(batch) // 2
                 waiting += [batch[half:], batch[:half]]
-        return torch.cat(found) if found else samples
+            else:
+                found.append(broken)
+                points.append(inputs)
+        return torch.cat(found), torch.cat(points)
 
-    def _attack(self, attack: Pgd, batch: Tensor, seed: int) -> Tensor:
+    def _attack(self, attack: Pgd, batch: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         x = self._inputs.x
         starts = random_starts(batch, tuple(x.shape[1:]), attack.restarts, seed).to(x)
-        box = self._inputs.box(batch, self._epsilon)
-        return attack.attack(self._network, box, self._inputs.y[batch], starts)[1]
+        box = self._inputs.box(batch, self._epsilon, x.dtype)
+        points, broken = attack.attack(self._network, box, self._inputs.y[batch], starts)
+        batch, points = batch[broken], points[broken]
+        if len(batch):
+            confirmed, points = self._inputs.confirmed(batch, points, self._epsilon)
+            batch, points = batch[confirmed], points[confirmed]
+        return batch, points
 
     def _audit(self) -> None:
         """Attack some of what is verified: a success means that a bound is wrong.
@@ -160,7 +197,7 @@ class _Cascade:
             generator = np.random.default_rng([abs(self._seed), _AUDIT_STREAM])
             chosen = np.sort(generator.choice(chosen, self._options.audit, replace=False))
         samples = torch.from_numpy(chosen).to(self._inputs.y.device)
-        for sample in self._attacked(samples, self._seed + _AUDIT_STREAM).tolist():
+        for sample in self._attacked(samples, self._seed + _AUDIT_STREAM)[0].tolist():
             raise SoundnessError(sample, str(self._stage[sample]))
 
     def _undecided(self) -> Tensor:
@@ -170,9 +207,16 @@ class _Cascade:
         index = samples.cpu().numpy()
         self._verdict[index], self._stage[index] = verdict, stage
 
+    def _falsify(self, samples: Tensor, points: Tensor, stage: str) -> None:
+        self._decide(samples, Verdict.falsified, stage)
+        self._counterexamples.update(zip(samples.tolist(), points.cpu().numpy(), strict=True))
+
+    def _note(self, samples: Sequence[int], reason: Reason, stage: str) -> None:
+        self._cause[samples], self._reason[samples] = reason.cause, f"{stage}: {reason.text}"
+
     def _smallest_margin(self) -> np.ndarray:
         others = self._margins.scatter(1, self._inputs.y[:, None], torch.inf)
-        return others.amin(1).double().cpu().numpy()
+        return others.amin(1).cpu().numpy()
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -207,19 +251,17 @@ def verified_over_grid(
     names = [name for name in options.stages if name in CHEAP] or CHEAP
     cheap = [CascadeOptions(stages=(name,)).verifiers()[name] for name in names]
     with eval_mode(network):
-        graph: Graph = trace(network, tuple(x.shape[1:]))
-        inputs = Inputs.of(graph, x, y, low, high, scale)
+        inputs = Inputs.of(trace(network, tuple(x.shape[1:])), x, y, low, high, scale)
+        classes = inputs.graph.last_linear.out_features
         correct = correctly_classified(network, inputs, options.batch_size)
         verified = torch.zeros_like(correct) if known is None else torch.from_numpy(known).to(correct)
         for index in np.argsort(-np.asarray(epsilons, dtype=np.float64), kind="stable"):
-            margins = torch.zeros(len(correct), graph.last_linear.out_features, dtype=torch.bool, device=correct.device)
+            margins = torch.zeros(len(correct), classes, dtype=torch.bool, device=correct.device)
             for verifier in cheap:
                 samples = (correct & ~verified).nonzero().squeeze(1)
-                for batch, found in bounded(
-                    verifier, graph, inputs, samples, float(epsilons[index]), options.batch_size
-                ):
+                for batch, found in bounded(verifier, inputs, samples, float(epsilons[index]), options.batch_size):
                     if not isinstance(found, str):
-                        margins[batch] |= proved(found.lower, found.scale, inputs.y[batch])
+                        margins[batch] |= found.proved
                         verified[batch] = margins[batch].all(1)
             accuracies[index] = float(verified.double().mean())
     return accuracies

@@ -6,8 +6,8 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from ..bounds import Box, Graph, backward_margins, crown_bounds
-from .base import MarginBounds, Verifier, largest_logit
+from ..bounds import Box, Graph, backward_margins, crown_bounds, magnitudes
+from .base import MarginBounds, Verifier
 
 
 @final
@@ -20,7 +20,7 @@ class Crown(Verifier):
     Returns:
         the tightest margins without optimisation; the cost grows with the number of unstable neurons.
     Sound:
-        yes, up to float rounding, which `TOLERANCE` stands in for.
+        yes, up to rounding by less than `TOLERANCE`.
     Complete:
         no.
     Reference:
@@ -33,7 +33,4 @@ class Crown(Verifier):
     @torch.no_grad()
     def margins(self, graph: Graph, box: Box, labels: Tensor) -> MarginBounds:
         bounds = crown_bounds(graph, box, tighten=True)
-        return MarginBounds(
-            backward_margins(graph, box, bounds, labels),
-            largest_logit(graph, bounds[graph.features]),
-        )
+        return MarginBounds(backward_margins(graph, box, bounds, labels), magnitudes(graph, bounds))

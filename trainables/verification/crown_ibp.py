@@ -6,8 +6,8 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from ..bounds import Box, Graph, as_intervals, backward_margins, interval_bounds
-from .base import MarginBounds, Verifier, largest_logit
+from ..bounds import Box, Graph, as_intervals, backward_margins, interval_bounds, magnitudes
+from .base import MarginBounds, Verifier
 
 
 @final
@@ -20,7 +20,7 @@ class CrownIbp(Verifier):
     Returns:
         margins that are mostly, not always, tighter than those of intervals: keep the better of both.
     Sound:
-        yes, up to float rounding, which `TOLERANCE` stands in for.
+        yes, up to rounding by less than `TOLERANCE`.
     Complete:
         no.
     Reference:
@@ -32,8 +32,5 @@ class CrownIbp(Verifier):
 
     @torch.no_grad()
     def margins(self, graph: Graph, box: Box, labels: Tensor) -> MarginBounds:
-        bounds = interval_bounds(graph, *box)
-        return MarginBounds(
-            backward_margins(graph, box, as_intervals(bounds), labels),
-            largest_logit(graph, bounds[graph.features]),
-        )
+        bounds = as_intervals(interval_bounds(graph, *box))
+        return MarginBounds(backward_margins(graph, box, bounds, labels), magnitudes(graph, bounds))

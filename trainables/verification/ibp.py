@@ -6,8 +6,8 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from ..bounds import Box, Graph, interval_bounds, margin_lower_bounds
-from .base import MarginBounds, Verifier, largest_logit
+from ..bounds import Box, Graph, as_intervals, interval_bounds, magnitudes, margin_lower_bounds
+from .base import MarginBounds, Verifier
 
 
 @final
@@ -20,7 +20,7 @@ class Ibp(Verifier):
     Returns:
         the loosest margins of all verifiers, at about the cost of two forward passes.
     Sound:
-        yes, up to float rounding, which `TOLERANCE` stands in for.
+        yes, up to rounding by less than `TOLERANCE`.
     Complete:
         no.
     Reference:
@@ -31,8 +31,8 @@ class Ibp(Verifier):
 
     @torch.no_grad()
     def margins(self, graph: Graph, box: Box, labels: Tensor) -> MarginBounds:
-        features = interval_bounds(graph, *box)[graph.features]
+        bounds = interval_bounds(graph, *box)
         return MarginBounds(
-            margin_lower_bounds(graph.last_linear, *features, labels),
-            largest_logit(graph, features),
+            margin_lower_bounds(graph.last_linear, *bounds[graph.features], labels),
+            magnitudes(graph, as_intervals(bounds)),
         )

@@ -1,16 +1,19 @@
 """Samples under verification, and bounding them batch by batch."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import final
+from functools import cached_property
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..bounds import Box, Graph, UnsupportedLayer, input_box
-from .base import MarginBounds, Unsupported, Verifier
+from ..bounds import TOLERANCE, Box, Graph, UnsupportedLayer, input_box, trace
+from .base import Reason, Unsupported, Verifier, proved
+from .verdict import Cause
 
 Values = np.ndarray | Tensor
 
@@ -21,12 +24,14 @@ class Inputs:
     """Labelled samples on the device and in the dtype of a network.
 
     Attributes:
+        graph: of the network, which is in eval mode.
         x: `(samples, *shape)`, within `[low, high]`.
         y: `(samples,)`, int64.
         low, high: the input range, which boxes are clipped to.
         scale: the radius of each feature as a multiple of epsilon; a tensor broadcasts to `shape`.
     """
 
+    graph: Graph
     x: Tensor
     y: Tensor
     low: float
@@ -59,11 +64,41 @@ class Inputs:
             raise ValueError(
                 f"labels must be 0 to {weight.shape[0] - 1}, got {labels.min().item()} to {labels.max().item()}"
             )
-        return Inputs(samples, labels, low, high, _scales(scale, samples))
+        return Inputs(graph, samples, labels, low, high, _scales(scale, samples))
 
-    def box(self, samples: Tensor, epsilon: float) -> Box:
+    @cached_property
+    def double(self) -> Graph:
+        """The same network in float64."""
+        network = copy.deepcopy(self.graph.network).eval().double()
+        return trace(network, self.graph.nodes[0].shape)
+
+    def box(self, samples: Tensor, epsilon: float, dtype: torch.dtype) -> Box:
         """The boxes around some samples."""
-        return input_box(self.x[samples], epsilon, self.low, self.high, self.scale)
+        return input_box(self.x[samples].to(dtype), epsilon, self.low, self.high, self._scale(dtype))
+
+    @torch.no_grad()
+    def confirmed(self, samples: Tensor, points: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        """Which points change the class of their sample, by a forward pass in float64.
+
+        Args:
+            samples: `(batch,)`, indices.
+            points: `(batch, *shape)`, of any dtype; NaN for none.
+
+        Returns:
+            `(batch,)` bool, and the points as inputs of the network, moved into the box by no more than rounding.
+        """
+        natural, labels = self.x[samples], self.y[samples]
+        radius = epsilon * self._scale(torch.float64)
+        lower = (natural.double() - radius).clamp(min=self.low)
+        upper = (natural.double() + radius).clamp(max=self.high)
+        rounded = torch.clamp(points.double(), lower, upper).to(natural)
+        outside = (rounded.double() < lower) | (rounded.double() > upper)
+        rounded = torch.where(outside, torch.nextafter(rounded, natural), rounded)
+        logits = self.double.network(rounded.double())
+        return (logits.argmax(1) != labels) & torch.isfinite(logits).all(1), rounded
+
+    def _scale(self, dtype: torch.dtype) -> float | Tensor:
+        return self.scale.to(dtype) if isinstance(self.scale, Tensor) else self.scale
 
 
 def _scales(scale: float | Values, samples: Tensor) -> float | Tensor:
@@ -103,25 +138,36 @@ def correctly_classified(network: nn.Module, inputs: Inputs, batch_size: int) ->
     return torch.cat(correct)
 
 
+class Bounded(NamedTuple):
+    """What is known of the margins of a batch.
+
+    Attributes:
+        lower: `(batch, classes)`, float64, lower bounds.
+        proved: `(batch, classes)` bool, whether a margin is positive beyond rounding.
+        points, reasons: as of `MarginBounds`.
+    """
+
+    lower: Tensor
+    proved: Tensor
+    points: Tensor | None
+    reasons: Mapping[int, Reason]
+
+
 def bounded(
-    verifier: Verifier, graph: Graph, inputs: Inputs, samples: Tensor, epsilon: float, batch_size: int
-) -> Iterator[tuple[Tensor, MarginBounds | str]]:
+    verifier: Verifier, inputs: Inputs, samples: Tensor, epsilon: float, batch_size: int
+) -> Iterator[tuple[Tensor, Bounded | str]]:
     """Bounds of some samples batch by batch: `(samples of the batch, bounds, or why there are none)`.
 
     A batch that is too large for memory is halved. Any other failure leaves its samples without bounds: a verifier that
     fails must never decide anything, and must not take the rest of the cascade with it.
     """
-    waiting = list(samples.split(batch_size))[::-1]
+    waiting = list(samples.split(min(batch_size, verifier.largest_batch or batch_size)))[::-1]
     while waiting:
         batch = waiting.pop()
         if not len(batch):
             continue
-        labels = inputs.y[batch]
         try:
-            found = verifier.margins(graph, inputs.box(batch, epsilon), labels)
-            expected = (len(batch), graph.last_linear.out_features)
-            if tuple(found.lower.shape) != expected or tuple(found.scale.shape) != expected[:1]:
-                raise ValueError(f"margins must be of shape {expected}, got {tuple(found.lower.shape)}")
+            found = _beyond_rounding(verifier, inputs, batch, epsilon)
         except (Unsupported, UnsupportedLayer) as error:
             # The network is the reason, so that no other batch would fare better.
             yield torch.cat([batch, *waiting[::-1]]), str(error)
@@ -134,6 +180,36 @@ def bounded(
             yield batch, f"{type(error).__name__}: {_first_line(error)}"
         else:
             yield batch, found
+
+
+def _beyond_rounding(verifier: Verifier, inputs: Inputs, batch: Tensor, epsilon: float) -> Bounded:
+    """The bounds of a batch; those of samples with a margin within rounding of 0 are taken from float64."""
+    if verifier.in_double or inputs.x.dtype not in TOLERANCE:
+        return _bounded(verifier, inputs, inputs.double, batch, epsilon)[0]
+    found, doubtful = _bounded(verifier, inputs, inputs.graph, batch, epsilon)
+    if inputs.x.dtype == torch.float64 or not bool(doubtful.any()):
+        return found
+    again = doubtful.nonzero().squeeze(1)
+    try:
+        precise, _ = _bounded(verifier, inputs, inputs.double, batch[again], epsilon)
+    except Unsupported as error:
+        reason = Reason(Cause.rounding, f"a margin is within rounding of 0, and {error}")
+        return found._replace(reasons={**found.reasons, **dict.fromkeys(again.tolist(), reason)})
+    found.lower[again], found.proved[again] = precise.lower, precise.proved
+    return found
+
+
+def _bounded(verifier: Verifier, inputs: Inputs, graph: Graph, batch: Tensor, epsilon: float) -> tuple[Bounded, Tensor]:
+    """Bounds through `graph`, and `(batch,)` bool: whether rounding may have decided if a margin is proved."""
+    labels, weight = inputs.y[batch], graph.last_linear.weight
+    found = verifier.margins(graph, inputs.box(batch, epsilon, weight.dtype), labels)
+    expected = (len(batch), weight.shape[0])
+    if tuple(found.lower.shape) != expected or tuple(found.scale.shape) != expected[:1]:
+        raise ValueError(f"margins must be of shape {expected}, got {tuple(found.lower.shape)}")
+    lower = found.lower.detach().to(weight.dtype)
+    proofs = proved(lower, found.scale, labels)
+    doubtful = (~proofs & (lower >= -TOLERANCE[weight.dtype] * found.scale[:, None])).any(1)
+    return Bounded(lower.double(), proofs, found.points, found.reasons), doubtful
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -10,31 +10,34 @@ from .alpha_crown import AlphaCrown
 from .base import Verifier
 from .crown import Crown
 from .crown_ibp import CrownIbp
+from .exact import Exact
 from .ibp import Ibp
 from .pgd import Pgd
 
 VERIFIERS: Mapping[str, type[Verifier]] = MappingProxyType(
-    {"ibp": Ibp, "crown-ibp": CrownIbp, "crown": Crown, "alpha-crown": AlphaCrown}
+    {"ibp": Ibp, "crown-ibp": CrownIbp, "crown": Crown, "alpha-crown": AlphaCrown, "exact": Exact}
 )
 """The name of each verifier in a cascade, in order of cost."""
 
 ATTACK = "pgd"
-"""The one stage that falsifies instead of verifying."""
+"""The one stage that only falsifies."""
 
 
 @final
 @dataclass(frozen=True)
 class CascadeOptions:
-    """The stages of a cascade and their budgets, which count samples and iterations, never seconds.
+    """The stages of a cascade and their budgets: of samples and iterations, so that verdicts repeat, and of seconds for
+    the exact stage alone.
 
     Attributes:
         stages: in the order they run, after natural accuracy; names of `VERIFIERS` and `pgd`.
         batch_size: samples bounded or attacked at once; it changes memory and time, not the verdicts.
         pgd_steps, pgd_restarts: of the attack.
         audit: how many verified samples are attacked all the same; None for all.
-        max_crown_samples, max_alpha_crown_samples: how many undecided samples these stages may take, those closest to a
-            proof first; None for all.
+        max_crown_samples, max_alpha_crown_samples, max_exact_samples: how many undecided samples these stages may take,
+            those closest to a proof first; None for all.
         alpha_iterations: gradient steps of alpha-CROWN.
+        exact_seconds: of processor time that the exact stage may spend on a sample.
 
     Raises:
         SpecError: for an unknown or repeated stage, or a number out of its range.
@@ -47,7 +50,9 @@ class CascadeOptions:
     audit: int | None = 32
     max_crown_samples: int | None = None
     max_alpha_crown_samples: int | None = None
+    max_exact_samples: int | None = None
     alpha_iterations: int = 20
+    exact_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
@@ -60,7 +65,9 @@ class CascadeOptions:
         for name in ("batch_size", "pgd_steps", "pgd_restarts", "alpha_iterations"):
             if getattr(self, name) < 1:
                 raise SpecError(f"verification {name} must be at least 1, got {getattr(self, name)}")
-        for name in ("audit", "max_crown_samples", "max_alpha_crown_samples"):
+        if not self.exact_seconds > 0:
+            raise SpecError(f"verification exact_seconds must be above 0, got {self.exact_seconds}")
+        for name in ("audit", "max_crown_samples", "max_alpha_crown_samples", "max_exact_samples"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise SpecError(f"verification {name} must be at least 0, or null for all, got {value}")
@@ -75,8 +82,15 @@ class CascadeOptions:
         made: dict[str, Verifier] = {name: VERIFIERS[name]() for name in self.stages if name in VERIFIERS}
         if "alpha-crown" in made:
             made["alpha-crown"] = AlphaCrown(iterations=self.alpha_iterations)
+        if "exact" in made:
+            made["exact"] = Exact(seconds=self.exact_seconds)
         return made
 
     def limit(self, stage: str) -> int | None:
         """How many samples a stage may take; None for all."""
-        return {"crown": self.max_crown_samples, "alpha-crown": self.max_alpha_crown_samples}.get(stage)
+        limits = {
+            "crown": self.max_crown_samples,
+            "alpha-crown": self.max_alpha_crown_samples,
+            "exact": self.max_exact_samples,
+        }
+        return limits.get(stage)

@@ -19,14 +19,20 @@ class Verification:
         stage: `(samples,)` str, the stage that decided: `natural`, `pgd` or a verifier; empty where unknown.
         margin: `(samples,)` float64, the best lower bound of the smallest margin that any stage found; -inf where no
             stage gave one (misclassified samples are not bounded).
-        reason: `(samples,)` str, why an unknown sample was not bounded further: a failure or a budget; else empty.
+        cause: `(samples,)` str, values of `Cause`; empty where decided.
+        reason: `(samples,)` str, why an unknown sample was not bounded further, in words: stage and failure, budget or
+            time-out; empty where decided, and where no stage is left.
+        counterexamples: of each falsified sample the input `(*shape)` that changes its class, within epsilon of it and
+            in the input range; the sample itself where it is misclassified.
         seconds: wall-clock time of each stage.
     """
 
     verdict: np.ndarray
     stage: np.ndarray
     margin: np.ndarray
+    cause: np.ndarray
     reason: np.ndarray
+    counterexamples: Mapping[int, np.ndarray]
     seconds: Mapping[str, float]
 
     @property

@@ -18,6 +18,24 @@ class Verdict(enum.IntEnum):
     falsified = 2
 
 
+class Cause(enum.StrEnum):
+    """Why a sample is unknown.
+
+    Attributes:
+        no_stage_left: every stage has bounded it, and none well enough.
+        budget: a stage may take no more samples.
+        time_out: a stage used up its seconds.
+        rounding: the smallest margin is so close to 0 that floating point cannot tell.
+        failure: a verifier failed, or cannot bound this network.
+    """
+
+    no_stage_left = "no stage left"
+    budget = "budget"
+    time_out = "time-out"
+    rounding = "rounding"
+    failure = "failure"
+
+
 class SoundnessError(TrialError):
     """A sample was verified and falsified at once: a bound is wrong, and no figure of this network can be trusted."""
 

@@ -458,7 +458,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "deep JSON": (
         lambda path: (path / folder.CERTIFICATE).write_text("[" * 100_000),
-        r"certificate\.json: it is no JSON",
+        r"certificate\.json: it is nested more than 200 deep",
     ),
     "NaN": (lambda path: change(path, lambda content: content.update(epsilon=float("nan"))), "no JSON"),
     "a newer version": (lambda path: change(path, lambda content: content.update(version=2)), "has version 2"),

@@ -45,6 +45,8 @@ def test_verified_over_a_grid(problem: Problem) -> None:
         ({"pgd_steps": 0}, "pgd_steps must be at least 1"),
         ({"audit": -1}, "audit must be at least 0, or null for all, got -1"),
         ({"max_crown_samples": -5}, "max_crown_samples must be at least 0"),
+        ({"max_exact_samples": -1}, "max_exact_samples must be at least 0"),
+        ({"exact_seconds": 0.0}, "exact_seconds must be above 0, got 0.0"),
     ],
 )
 def test_impossible_options(options: dict[str, object], message: str) -> None:
