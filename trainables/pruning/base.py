@@ -127,13 +127,12 @@ class Pattern(ABC):
 
 
 class Exchange(ABC):
-    """A change of the mask in which weights may come back.
+    """A change of the mask in which weights may come back."""
 
-    Attributes:
-        grows: whether any do; without, a second time changes nothing.
-    """
-
-    grows: bool
+    @property
+    @abstractmethod
+    def grows(self) -> bool:
+        """Whether any do; where none does, a second time changes nothing."""
 
     @abstractmethod
     def exchange(
