@@ -106,7 +106,9 @@ def report(workers: int) -> None:
             continue
         # The longest but one: the others then have room on either side.
         wanted = reference[-2 if len(reference) > 1 else -1].verified
-        print(f"\n{sparsity:.0%} sparse, {len(SEEDS)} seeds; mean verified accuracy on test, processor seconds\n")
+        print(
+            f"\n{sparsity:.0%} sparse, {reference[0].seeds} seed(s); mean verified accuracy on test, processor seconds\n"
+        )
         print("| schedule | " + " | ".join(f"length {length}" for length in LENGTHS) + f" | to {wanted:.1%} | ratio |")
         print("|---|" + "---|" * (len(LENGTHS) + 2))
         needed = {name: compute_to(points, wanted) for name, points in curves.items()}
@@ -160,7 +162,8 @@ def curve(lines: Sequence[Line], schedule: str, sparsity: float) -> list[Point]:
 def cell(point: Point | None) -> str:
     if point is None:
         return "not run"
-    return f"{100 * point.verified:.1f} ± {100 * point.spread:.1f} ({point.seconds:.0f} s)"
+    spread = f" ± {100 * point.spread:.1f}" if point.seeds > 1 else ""
+    return f"{100 * point.verified:.1f}{spread} ({point.seconds:.0f} s)"
 
 
 def compute_to(points: Sequence[Point], wanted: float) -> float:
