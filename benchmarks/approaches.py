@@ -226,9 +226,9 @@ def draw(name: str, counted: Sequence[Line]) -> None:
         axes.set_yticks(range(len(shown)), [approach for approach, _ in shown], fontsize=8)
         axes.invert_yaxis()
         axes.set_title(f"{name}, {sparsity:.0%} sparse", loc="left")
-        axes.set_xlabel("accuracy on the test split (points: seeds, bars: means)")
+        axes.set_xlabel("accuracy on test (points: seeds, bars: means)")
         axes.grid(color="0.92")
-    panels[0].legend(fontsize=8, loc="lower left")
+    panels[-1].legend(fontsize=8, loc="center left")
     FIGURES.mkdir(parents=True, exist_ok=True)
     file = FIGURES / f"approaches_{name}.png"
     figure.savefig(file)

@@ -106,9 +106,7 @@ def report(workers: int) -> None:
             continue
         # The longest but one: the others then have room on either side.
         wanted = reference[-2 if len(reference) > 1 else -1].verified
-        print(
-            f"\n{sparsity:.0%} sparse, {reference[0].seeds} seed(s); mean verified accuracy on test, processor seconds\n"
-        )
+        print(f"\n{sparsity:.0%} sparse, {reference[0].seeds} seed(s); verified on test, processor seconds\n")
         print("| schedule | " + " | ".join(f"length {length}" for length in LENGTHS) + f" | to {wanted:.1%} | ratio |")
         print("|---|" + "---|" * (len(LENGTHS) + 2))
         needed = {name: compute_to(points, wanted) for name, points in curves.items()}
