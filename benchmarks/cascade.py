@@ -62,10 +62,12 @@ def trained(name: str, data: Dataset) -> tuple[nn.Module, float]:
     config = TrialConfig(trial_id=name.replace(", ", "-"), seed=0, values=values | loss)
     SCRATCH.mkdir(parents=True, exist_ok=True)
     location, path = locate(SCRATCH), checkpoint_path(config.trial_id, "rung-0")
-    if not location.has(f"{path}/{STATE}"):
-        trial = Trial(config, spec, data, location=location)
-        while not trial.finished:
-            trial.advance()
+    trial = Trial(config, spec, data, location=location)
+    if location.has(f"{path}/{STATE}"):
+        # Refuses a network of other options.
+        trial.restore(path)
+    while not trial.finished:
+        trial.advance()
     network = Methods.of(config).build_network(data.shape, data.classes)
     network.load_state_dict(dict(Checkpoint.load(location, path).weights))
     return network, epsilon
