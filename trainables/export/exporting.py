@@ -156,7 +156,15 @@ def _certified(
     if spec.epsilon_scale is not None:
         scale = torch.tensor(spec.epsilon_scale, dtype=torch.float32).expand(data.shape)
     found = verify(model, x, y, **region, scale=scale, options=options, seed=seed)
-    files[folder.SAMPLES] = folder.to_tensors({"inputs": x, "labels": y, "scale": scale})
+    points = [torch.from_numpy(found.counterexamples[sample]) for sample in sorted(found.counterexamples)]
+    files[folder.SAMPLES] = folder.to_tensors(
+        {
+            "inputs": x,
+            "labels": y,
+            "scale": scale,
+            "counterexamples": torch.stack(points) if points else x.new_zeros(0, *data.shape),
+        }
+    )
     asked = np.flatnonzero(found.stage != "natural")[:properties].tolist()
     for position in asked:
         text = property_text(x[position].numpy(), int(y[position]), data.classes, **region, scale=scale.numpy())

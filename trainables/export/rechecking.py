@@ -28,6 +28,8 @@ from .vnnlib import property_text
 UNKNOWN = "unknown"
 SAME_MARGIN = 1e-3
 """Margins that the same stage finds are the same if they differ by no more than this, relative where above 1."""
+BEYOND = 1e-9
+"""How far, absolute and relative to its radius, a counterexample may lie outside its box by rounding."""
 VALUES_AT_ONCE = 1 << 28
 """Of all layers over a batch: what is bounded at once shall fit into the memory of most machines."""
 
@@ -73,7 +75,7 @@ def recheck(path: Path) -> list[Check]:
     with _naming(folder.MODEL):
         model = from_onnx(files[folder.MODEL])
     shape = model.graph.nodes[0].shape
-    x, y, scale = _samples(files[folder.SAMPLES], certificate, model.graph)
+    x, y, scale, points = _samples(files[folder.SAMPLES], certificate, model.graph)
     whole, pruned = _whole(files, shape)
     values = max(values_of(model.graph), values_of(traced(whole, shape)))
     starts = certificate.cascade.pgd_restarts * math.prod(shape)
@@ -90,18 +92,21 @@ def recheck(path: Path) -> list[Check]:
         _labels(certificate, y),
         _outputs("outputs: weights and mask, compacted", certificate, compacted, wanted),
         _outputs("outputs: ONNX Runtime", certificate, onnx_logits(files[folder.MODEL], x, batch), wanted),
+        _counterexamples(certificate, model.network, x, y, scale, points, batch),
         *_verdicts(certificate, model.network, x, y, scale, batch),
     ]
 
 
-def _samples(content: bytes, certificate: Certificate, graph: Graph) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs `(samples, *shape)`, labels `(samples,)`, which fit the certificate and the network, and what epsilon is
-    multiplied with for each feature, of the shape of an input."""
+def _samples(content: bytes, certificate: Certificate, graph: Graph) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Inputs `(samples, *shape)`, labels `(samples,)`, which fit the certificate and the network, what epsilon is
+    multiplied with for each feature, of the shape of an input, and `(falsified, *shape)`: one input for each falsified
+    sample."""
     with _naming(folder.SAMPLES):
         found = folder.parse_tensors(content)
-    if found.keys() != {"inputs", "labels", "scale"}:
-        raise ExportError(f"{folder.SAMPLES} must hold inputs, labels and scale, got {sorted(found)!r:.80}")
-    x, y, scale = found["inputs"], found["labels"], found["scale"]
+    names = ("inputs", "labels", "scale", "counterexamples")
+    if found.keys() != set(names):
+        raise ExportError(f"{folder.SAMPLES} must hold {', '.join(names)}, got {sorted(found)!r:.80}")
+    x, y, scale, points = (found[name] for name in names)
     wanted = (len(certificate.samples), *graph.nodes[0].shape)
     if x.dtype != torch.float32 or y.dtype != torch.int64 or tuple(x.shape) != wanted or y.shape != x.shape[:1]:
         raise ExportError(
@@ -114,7 +119,12 @@ def _samples(content: bytes, certificate: Certificate, graph: Graph) -> tuple[Te
         )
     if not bool((scale >= 0).all() and scale.isfinite().all() and (scale > 0).any()):
         raise ExportError(f"{folder.SAMPLES} must hold a finite scale of at least 0, and above 0 somewhere")
-    return x, y, scale
+    if points.dtype != torch.float32 or points.shape[1:] != x.shape[1:]:
+        raise ExportError(
+            f"{folder.SAMPLES} must hold float32 counterexamples of the inputs' shape, got {points.dtype} "
+            f"{tuple(points.shape)}"
+        )
+    return x, y, scale, points
 
 
 def _whole(files: Mapping[str, bytes], shape: tuple[int, ...]) -> tuple[nn.Sequential, nn.Sequential]:
@@ -197,6 +207,28 @@ def _outputs(what: str, certificate: Certificate, found: Tensor, wanted: Tensor)
     # Not a comparison with >: NaN agrees with nothing.
     differing = [f"sample {one.index}: by {value:.2g}" for one, value in pairs if not value <= AGREEMENT]
     return Check.of(what, len(apart), differing, f"largest difference {float(apart.max()):.1e}")
+
+
+@torch.no_grad()
+def _counterexamples(
+    certificate: Certificate, network: nn.Sequential, x: Tensor, y: Tensor, scale: Tensor, points: Tensor, batch: int
+) -> Check:
+    """Whether each lies in the box of its sample and is of another class, by a forward pass in float64."""
+    where = [index for index, sample in enumerate(certificate.samples) if sample.verdict == "falsified"]
+    if len(points) != len(where):
+        return Check.of("counterexamples", max(1, len(where)), [f"{len(points)} for {len(where)} falsified samples"])
+    if not where:
+        return Check.of("counterexamples", 0, [])
+    points, radius = points.double(), certificate.epsilon * scale.double()
+    inside = (points - x[where].double()).abs() <= radius * (1 + BEYOND) + BEYOND
+    inside &= (points >= certificate.low) & (points <= certificate.high)
+    other = torch_logits(copy.deepcopy(network).double(), points, batch).argmax(1) != y[where]
+    differing = [
+        f"sample {certificate.samples[index].index}: {'is of the same class' if within else 'lies outside its box'}"
+        for index, within, flipped in zip(where, inside.flatten(1).all(1).tolist(), other.tolist(), strict=True)
+        if not (within and flipped)
+    ]
+    return Check.of("counterexamples", len(where), differing)
 
 
 def _verdicts(

@@ -237,6 +237,30 @@ def test_the_claim_is_told_and_must_be_that_of_the_card_and_the_properties(expor
     assert not {check.what: check for check in recheck(path)}["claim"].holds
 
 
+def test_counterexamples_must_be_such(export: Path, tmp_path: Path) -> None:
+    path = copied(export, tmp_path)
+    certificate = Certificate.from_bytes((path / folder.CERTIFICATE).read_bytes())
+    where = [index for index, sample in enumerate(certificate.samples) if sample.verdict == "falsified"]
+    attacked = next(index for index in where if certificate.samples[index].stage == "pgd")
+    samples, position = tensors.load_file(path / folder.SAMPLES), where.index(attacked)
+    checks = {check.what: check for check in recheck(path)}
+    assert (checks["counterexamples"].checked, checks["counterexamples"].differing) == (len(where), ())
+    number = certificate.samples[attacked].index
+    natural = samples["inputs"][attacked]
+    farther = natural + 1.01 * (samples["counterexamples"][position] - natural)
+    for point, reason in ((natural, "is of the same class"), (farther, "lies outside its box")):
+        points = samples["counterexamples"].clone()
+        points[position] = point
+        forge(path, folder.SAMPLES, tensors.save(samples | {"counterexamples": points}))
+        checks = {check.what: check for check in recheck(path)}
+        assert checks["counterexamples"].differing == (f"sample {number}: {reason}",)
+    forge(path, folder.SAMPLES, tensors.save(samples | {"counterexamples": samples["counterexamples"][1:].clone()}))
+    assert not {check.what: check for check in recheck(path)}["counterexamples"].holds
+    forge(path, folder.SAMPLES, tensors.save(samples | {"counterexamples": samples["labels"]}))
+    with pytest.raises(ExportError, match="must hold float32 counterexamples of the inputs' shape"):
+        recheck(path)
+
+
 def test_all_samples_and_no_properties(study: Study, tmp_path: Path, digits: Dataset) -> None:
     certificate = exported(study, tmp_path / "out", samples=None, properties=0)
     assert [sample.index for sample in certificate.samples] == list(range(len(digits.test)))
