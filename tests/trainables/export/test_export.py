@@ -256,7 +256,7 @@ def test_counterexamples_must_be_such(export: Path, tmp_path: Path) -> None:
         assert checks["counterexamples"].differing == (f"sample {number}: {reason}",)
     forge(path, folder.SAMPLES, tensors.save(samples | {"counterexamples": samples["counterexamples"][1:].clone()}))
     assert not {check.what: check for check in recheck(path)}["counterexamples"].holds
-    forge(path, folder.SAMPLES, tensors.save(samples | {"counterexamples": samples["labels"]}))
+    forge(path, folder.SAMPLES, tensors.save(samples | {"counterexamples": samples["labels"].clone()}))
     with pytest.raises(ExportError, match="must hold float32 counterexamples of the inputs' shape"):
         recheck(path)
 
