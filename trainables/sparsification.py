@@ -63,7 +63,7 @@ class Sparsification:
 
     def begin_with(self, mask: Mask) -> None:
         """Begin with another mask than the dense one."""
-        self._set(mask)
+        self._set(self._in_order(mask))
 
     def settled(self, step: int) -> bool:
         """Whether the mask will never change again, once `before_step` has seen to this step."""
@@ -121,7 +121,7 @@ class Sparsification:
         Raises:
             CheckpointError: it holds neither a snapshot nor scores of this network.
         """
-        self.mask = mask
+        self.mask = self._in_order(mask)
         prefix = f"{SNAPSHOT}/"
         self._snapshot = {key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)}
         rest = {key: value for key, value in flat.items() if not key.startswith(prefix)}
@@ -132,6 +132,11 @@ class Sparsification:
                 self._learning.load_(rest)
             except (KeyError, RuntimeError) as error:
                 raise CheckpointError(f"the checkpoint's scores are not those of this network: {error}") from error
+
+    def _in_order(self, mask: Mask) -> Mask:
+        """The mask with its layers in the order of the network, which decides between equal scores; a file has none."""
+        order = {name: position for position, name in enumerate(self._weights)}
+        return Mask(dict(sorted(mask.items(), key=lambda item: order.get(item[0], len(order)))))
 
     def _reach(self, step: int) -> None:
         """Prune to the sparsity that is due; where scores are learned, start to learn them or fix what they say."""

@@ -459,9 +459,7 @@ def is_of(pattern: str, graph: Graph, mask: Mask) -> bool:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize(
-    ("distribution", "grow"), [("erk", "gradient"), ("global", "random"), ("global", "gradient"), ("lamp", "gradient")]
-)
+@pytest.mark.parametrize(("distribution", "grow"), [("erk", "gradient"), ("global", "random"), ("lamp", "gradient")])
 def test_an_exchange_keeps_the_sparsity_and_the_pattern(
     architecture: str, pattern: str, distribution: str, grow: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from sparsevlr.spaces.datasets import Dataset
 from sparsevlr.trainables import Methods
 from sparsevlr.trainables.bounds import Graph
 from sparsevlr.trainables.dense_stage import DenseStage
+from sparsevlr.trainables.mask import Mask
 from sparsevlr.trainables.optimizers import optimizer_tensors
 from sparsevlr.trainables.pruning import SCHEDULES as SCHEDULE_TABLE
 from sparsevlr.trainables.pruning import kept_weights
@@ -198,6 +200,21 @@ def test_a_sparsity_that_rises_is_exact_at_every_update_and_at_the_end(
     # What is left at the end is not what a random score would leave, but the largest.
     worth = training.network.state_dict()
     assert all(float(worth[name][kept].abs().min()) > 0 for name, kept in training.mask.items())
+
+
+def test_the_order_of_layers_in_a_file_decides_nothing(short: StudySpec, digits: Dataset) -> None:
+    one = config("drop-and-grow", **{"distribution": "lamp", "loss": "sabr", "loss.attack_steps": 2})
+    first = training_of(one, short, digits)
+    first.train_until(1)
+    kept, ends = first.checkpoint("key", 0.0), []
+    for mask in (kept.mask, Mask(dict(list(kept.mask.items())[::-1]))):
+        training = training_of(one, short, digits)
+        moments = {name: value.clone() for name, value in kept.optimizer.items()}
+        training.restore(replace(kept, mask=mask, optimizer=moments), "key")
+        assert list(training.mask) == list(first.mask)
+        training.train_until(short.epochs)
+        ends.append(training.mask)
+    assert not any(different(dict(ends[0]), dict(ends[1])).values())
 
 
 def test_random_growth_differs_from_gradient_growth(
