@@ -132,7 +132,7 @@ class Exchange(ABC):
     @property
     @abstractmethod
     def grows(self) -> bool:
-        """Whether any do; where none does, a second time changes nothing."""
+        """Whether weights are grown in place of others, which nothing has trained yet."""
 
     @abstractmethod
     def exchange(
