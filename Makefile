@@ -23,8 +23,9 @@ $(STAMP): pyproject.toml constraints.txt
 search: setup
 	$(BIN)/sparsevlr search digits
 
+# Two processes: tests of whole searches wait for Ray more than they compute.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .

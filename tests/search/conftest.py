@@ -27,12 +27,15 @@ TINY = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def short_ray_folder() -> Iterator[None]:
-    """Ray's sockets need a short path, and what Ray leaves there goes away with the tests."""
+def ray_settings() -> Iterator[None]:
+    """Ray's sockets need a short path, and what Ray leaves there goes away with the tests. Its workers are nice as a
+    rule: beside tests that compute they would starve."""
     folder = Path(tempfile.mkdtemp(prefix="svlr"))
-    os.environ["RAY_TMPDIR"] = str(folder)
+    settings = {"RAY_TMPDIR": str(folder), "RAY_worker_niceness": "0"}
+    os.environ.update(settings)
     yield
-    del os.environ["RAY_TMPDIR"]
+    for name in settings:
+        del os.environ[name]
     shutil.rmtree(folder, ignore_errors=True)
 
 
