@@ -54,6 +54,7 @@ SPARSE: dict[str, dict[str, Any]] = {
     "SET": RIGL | {"schedule.grow": "random"},
     "RigL": RIGL,
     "SparseVLR": SPARSE_VLR,
+    "SparseVLR, from half": SPARSE_VLR | {"schedule.initial": 0.5},
     "SparseVLR, random growth": SPARSE_VLR | {"schedule.grow": "random"},
     "SparseVLR, full fan-in": SPARSE_VLR | {"initialisation.masked_fan_in": False},
     "SparseVLR, filters": SPARSE_VLR | {"pattern": "filter"},
@@ -62,7 +63,8 @@ SPARSE: dict[str, dict[str, Any]] = {
     "1:8": GRADUAL | {"pattern": "n-m", "pattern.n": 1, "pattern.m": 8},
 }
 APPROACHES = DENSE | SPARSE
-"""`raw` compares magnitudes of different layers as they are, the others relative to their layer (LAMP)."""
+"""`raw` compares magnitudes of different layers as they are, the others relative to their layer (LAMP). SparseVLR begins
+with 80 % of the sparsity that it is to reach, `from half` with 50 %."""
 
 COMPLETE = {"one-shot": "schedule.at", "gradual": "schedule.end", "drop-and-grow": "schedule.end"}
 """The option that says when the mask is complete, a fraction of training."""
