@@ -382,10 +382,13 @@ def _follow(uri: str, run: Callable[[Observer], Study]) -> None:
     errors.print(f"study {uri}")
     errors.print(f"plot  {plot}")
     study, program = shlex.quote(uri), _program()
+    last = front["trial_id"][-1].as_py()
     errors.print(
         f"next  {program} trials {study}\n"
         f"      {program} pareto {study} --where 'sparsity >= 0.9' --split test\n"
         f"      {program} pareto {study} --objectives verified_accuracy,macs --plot front.png\n"
+        f"      {program} confirm {study} --seeds 3\n"
+        f"      {program} export {study} {last} --out network-{last}\n"
         f"      {program} resume {study} --trials 20"
     )
 

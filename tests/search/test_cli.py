@@ -408,7 +408,9 @@ def test_what_a_resume_must_not_change_is_refused_in_one_line_and_nothing_is_cha
     assert {path: path.read_bytes() for path in Path(study).rglob("*") if path.is_file()} == before
 
 
-def test_a_limit_ends_a_search_and_a_resume_says_how_to_raise_it(run: Any, tmp_path: Path) -> None:
+def test_a_limit_ends_a_search_and_a_resume_says_how_to_raise_it(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = spec_file(tmp_path, TINY | {"limits": {"compute_seconds": 0.01}, "resources": {"workers": 1}})
     study = str(tmp_path / "studies" / "limited")
     ran = run("search", file, "--name", "limited", "--storage", str(tmp_path / "studies"))
@@ -425,7 +427,12 @@ def test_a_limit_ends_a_search_and_a_resume_says_how_to_raise_it(run: Any, tmp_p
     assert "--set limits.compute_seconds=" in refused.err
     assert searched(open_study(study)) == before
     assert run("resume", study, "--set", "limits=null", "--set", "trials=2").code == 2
-    assert run("resume", study, "--set", "limits={}", "--set", "trials=2").code == 0
+    resumed = run("resume", study, "--set", "limits={}", "--set", "trials=2")
+    assert resumed.code == 0
+    monkeypatch.chdir(tmp_path)
+    export = next(line.split() for line in resumed.err.splitlines() if " export " in line)
+    assert run(*export[1:], "--no-measure").code == 0
+    assert run("verify", export[-1]).code == 0
     whole = run_to_the_end(load_spec(file, ["trials=2", "limits={}", "name=limited"]), tmp_path / "whole")
     assert searched(open_study(study)) == searched(whole)
     assert open_study(study).spec["trials"] == 2
