@@ -63,8 +63,8 @@ SPARSE: dict[str, dict[str, Any]] = {
     "1:8": GRADUAL | {"pattern": "n-m", "pattern.n": 1, "pattern.m": 8},
 }
 APPROACHES = DENSE | SPARSE
-"""`raw` compares magnitudes of different layers as they are, the others relative to their layer (LAMP). SparseVLR begins
-with 80 % of the sparsity that it is to reach, `from half` with 50 %."""
+"""`raw` compares magnitudes of different layers as they are, the others relative to their layer (LAMP). SparseVLR
+begins with 80 % of the sparsity that it is to reach, `from half` with 50 %."""
 
 COMPLETE = {"one-shot": "schedule.at", "gradual": "schedule.end", "drop-and-grow": "schedule.end"}
 """The option that says when the mask is complete, a fraction of training."""
