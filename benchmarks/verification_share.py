@@ -74,9 +74,10 @@ def report(presets: Sequence[str], trials: int) -> None:
             continue
         first, last = ([line["rungs"][at] for line in mine] for at in (0, -1))
         seconds = [rung["train_seconds"] + rung["verify_seconds"] for rung in last]
+        together = sum(rung["verify_seconds"] for rung in last) / sum(seconds)
         print(
             f"| {preset} | {len(mine)} | {between([share(rung) for rung in first])} "
-            f"| {between([share(rung) for rung in last])} | {sum(rung['verify_seconds'] for rung in last) / sum(seconds):.1%} "
+            f"| {between([share(rung) for rung in last])} | {together:.1%} "
             f"| {min(seconds):.0f} to {max(seconds):.0f} |"
         )
 
