@@ -230,7 +230,7 @@ def draw(name: str, counted: Sequence[Line]) -> None:
         axes.set_title(f"{name}, {sparsity:.0%} sparse", loc="left")
         axes.set_xlabel("accuracy on test (points: seeds, bars: means)")
         axes.grid(color="0.92")
-    panels[-1].legend(fontsize=8, loc="center left")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(ACCURACIES), fontsize=8)
     FIGURES.mkdir(parents=True, exist_ok=True)
     file = FIGURES / f"approaches_{name}.png"
     figure.savefig(file)

@@ -7,8 +7,9 @@ A length is the number of epochs of one training, its epsilon ramp over the firs
 those they take: pretrain-prune-finetune trains dense for one length, prunes, and finetunes at full epsilon for another;
 HYDRA learns its scores for a fifth of one in between (Sehwag et al. 2020, arXiv 2002.10509: 100, 20 and 100 epochs);
 the lottery ticket takes one a round (Frankle and Carbin 2019, arXiv 1803.03635); whoever prunes while it trains, or
-never trains dense, takes one. Learning rate and kappa are the same for all. Accuracies are those of the whole test
-split, by the whole cascade; compute is processor seconds of training on one thread.
+never trains dense, takes one. With a `short ramp` epsilon and sparsity grow over the first 30 % of it, as large a part
+as when a network is finetuned for as long as it was trained. Learning rate and kappa are the same for all. Accuracies
+are those of the whole test split, by the whole cascade; compute is processor seconds of training on one thread.
 """
 
 from __future__ import annotations
@@ -37,16 +38,18 @@ RAMP_END = 0.6
 
 @dataclass(frozen=True)
 class Published:
-    """A schedule that takes `trainings` lengths; the ramp is that of the first, or runs in every round."""
+    """A schedule that takes `trainings` lengths; the ramp is that of the first, or runs in every round, and takes
+    `ramp` of it."""
 
     values: Mapping[str, Any]
     trainings: float = 1.0
     rounds: bool = False
+    ramp: float = RAMP_END
 
     def spec(self, length: int) -> dict[str, Any]:
         epochs = round(length * self.trainings)
         first = 1.0 if self.rounds else length / epochs
-        ramp = {"start": 0.01 * first, "end": RAMP_END * first}
+        ramp = {"start": 0.01 * first, "end": self.ramp * first}
         return COMMON | {"data": "mnist-5k", "batch_size": 128, "epochs": epochs, "ramp": ramp}
 
 
@@ -56,7 +59,11 @@ SCHEDULES = {
     "HYDRA": Published(APPROACHES["HYDRA"] | {"schedule.at": 1 / 2.2, "score.span": 0.2 / 2.2}, 2.2),
     "IMP, 5 rounds": Published(APPROACHES["IMP"], 5.0, rounds=True),
     "magnitude, gradual": Published(APPROACHES["magnitude, gradual"] | {"schedule.end": 0.6}),
+    "magnitude, gradual, short ramp": Published(
+        APPROACHES["magnitude, gradual"] | {"schedule.end": RAMP_END / 2}, ramp=RAMP_END / 2
+    ),
     "SparseVLR": Published(APPROACHES["SparseVLR"] | {"schedule.end": 0.6}),
+    "SparseVLR, short ramp": Published(APPROACHES["SparseVLR"] | {"schedule.end": RAMP_END / 2}, ramp=RAMP_END / 2),
 }
 
 
