@@ -140,7 +140,7 @@ def test_equal_trials_are_all_on_the_front(store, make_trial):
     assert open_study(store.uri).pareto_front()["trial_id"].to_pylist() == ["x", "y"]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(OBJECTIVE, OBJECTIVE, st.sampled_from(["completed", "completed", "stopped"])), max_size=9))
 def test_front_equals_brute_force_over_the_trials(points):
     records = []
