@@ -6,12 +6,15 @@ is then read from the parts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from . import paths
+from .errors import StorageError
 from .fold import Fold
+from .location import STORAGE_ERRORS, reason_of
 from .parts import EVENT_SCHEMA, PartFile, stream_to_bytes
 from .pieces import Events, Positions, Trials
 
@@ -20,26 +23,45 @@ DIGEST_SCHEMA = EVENT_SCHEMA.append(pa.field(TRIAL, pa.int64()))
 """Trials are numbered in the order of their first event, which spares readers to compare ids."""
 
 
+class CorruptDigest(StorageError, ValueError):
+    """A digest that cannot be read, which is found when a question needs it."""
+
+
 class DigestFile(PartFile):
     """A digest, opened.
 
-    Raises ValueError for one without a column that this version knows: the parts may have it.
+    Raises ValueError for one without a column that this version knows: the parts may have it. Later, when columns are
+    read, CorruptDigest.
+
+    Args:
+        shown: what to call it.
     """
 
     schema = DIGEST_SCHEMA
 
-    def __init__(self, source: pa.NativeFile) -> None:
+    def __init__(self, source: pa.NativeFile, shown: str = paths.DIGESTS) -> None:
         super().__init__(source)
+        self._shown = shown
         missing = [name for name in DIGEST_SCHEMA.names if name not in self.column_names]
         if missing:
             raise ValueError(f"it is of another version: no column {missing[0]}")
+
+    def _read(self, names: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
+        try:
+            return super()._read(names, groups)
+        except (*STORAGE_ERRORS, ValueError) as error:
+            raise CorruptDigest(
+                f"{self._shown} is corrupt ({reason_of(error)}); remove it, the parts hold the same events"
+            ) from error
 
     def trials(self) -> Trials:
         columns = self.read([TRIAL, "trial_id"])
         codes = columns[TRIAL].to_numpy().astype(np.int64)
         seen = np.maximum.accumulate(np.concatenate([[-1], codes]))
         if codes.min(initial=0) < 0 or (seen[1:] > seen[:-1] + 1).any():
-            raise ValueError("its trials are not numbered in their order")
+            raise CorruptDigest(
+                f"{self._shown} is corrupt (trials out of order); remove it, the parts hold the same events"
+            )
         return Trials(columns["trial_id"].take(pa.array(np.flatnonzero(seen[1:] > seen[:-1]))).combine_chunks(), codes)
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-_STOP, _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 0, 1, 2, 3, 7, 8, 9, 10, 11, 12
+_STOP, _BINARY, _STRUCT = 0, 8, 12
+_INTEGERS = (4, 5, 6)
+# Truth values stand in the type itself.
+_OF_FIXED_SIZE = {1: 0, 2: 0, 3: 1, 7: 8}
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _HEADER_OF = {_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}
 _ENCODING_FIELD = {_DATA: 2, _DICTIONARY: 2, _DATA_V2: 4}
@@ -54,50 +57,53 @@ def pages_of(chunk: bytes) -> Pages:
 
 
 def _struct(view: memoryview, place: int, depth: int) -> tuple[Fields, int]:
-    """The integers and structs of a struct in Thrift's compact protocol, by field number; and where it ends."""
+    """The integers and structs of a struct in Thrift's compact protocol, by field number; and where it ends.
+
+    Written out, for this is done for every page.
+    """
     fields: Fields = {}
     number = 0
     if depth > _DEEPEST:
         raise ValueError("a page header nested too deep")
-    while True:
-        byte, place = _byte(view, place)
-        kind, delta = byte & 15, byte >> 4
-        if kind == _STOP:
-            return fields, place
-        if delta:
-            number += delta
-        else:
-            number, place = _integer(view, place)
-        if kind in (_TRUE, _FALSE):
-            continue
-        if kind == _STRUCT:
-            fields[number], place = _struct(view, place, depth + 1)
-        elif kind == _BINARY:
-            length, place = _varint(view, place)
-            place += length
-        elif kind == _BYTE:
+    try:
+        while True:
+            byte = view[place]
             place += 1
-        elif kind == _DOUBLE:
-            place += 8
-        elif kind in (_LIST, _SET, _MAP):
-            raise ValueError("a page header with a list")
-        else:
-            fields[number], place = _integer(view, place)
-
-
-def _byte(view: memoryview, place: int) -> tuple[int, int]:
-    if place >= len(view):
-        raise ValueError("a page header that is cut short")
-    return view[place], place + 1
+            kind = byte & 15
+            if kind == _STOP:
+                return fields, place
+            if byte >> 4:
+                number += byte >> 4
+            else:
+                number, place = _integer(view, place)
+            if kind in _INTEGERS:
+                byte = view[place]
+                place += 1
+                if byte < 128:
+                    fields[number] = (byte >> 1) ^ -(byte & 1)
+                else:
+                    fields[number], place = _integer(view, place - 1)
+            elif kind == _STRUCT:
+                fields[number], place = _struct(view, place, depth + 1)
+            elif kind == _BINARY:
+                length, place = _varint(view, place)
+                place += length
+            elif kind in _OF_FIXED_SIZE:
+                place += _OF_FIXED_SIZE[kind]
+            else:
+                raise ValueError("a page header with a list")
+    except IndexError:
+        raise ValueError("a page header that is cut short") from None
 
 
 def _varint(view: memoryview, place: int) -> tuple[int, int]:
     number = shift = 0
     while True:
-        byte, place = _byte(view, place)
+        byte = view[place]
+        place += 1
         number |= (byte & 127) << shift
         shift += 7
-        if not byte & 128:
+        if byte < 128:
             return number, place
         if shift > 63:
             raise ValueError("a page header with too long a number")

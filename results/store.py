@@ -342,7 +342,7 @@ class Store:
 
     def _open(self, folder: str, file: str) -> Piece:
         if folder == paths.DIGESTS:
-            return DigestFile(self.location.open(file))
+            return DigestFile(self.location.open(file), f"{self.uri}/{file}")
         return Loaded(from_bytes(self.location.read(file)))
 
     def _read_journals(self, problems: list[str]) -> list[tuple[paths.JournalName, list[tuple[int, dict[str, Any]]]]]:

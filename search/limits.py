@@ -127,9 +127,12 @@ class Growth:
         """Many trials, one after the other ``(trials, objectives)``: as `ended` of each, NaN in place of None."""
         for start in range(0, len(values), _BLOCK):
             points = orient(values[start : start + _BLOCK], self._directions)
-            dominated = (self._front >= points[:, None]).all(axis=2).any(axis=1)
+            known = np.flatnonzero(np.isfinite(points).all(axis=1))
+            ahead = np.ones((len(known), len(self._front)), dtype=bool)
+            for best, column in zip(self._front.T, points[known].T, strict=True):
+                ahead &= best >= column[:, None]
             before = -1
-            for number in np.flatnonzero(np.isfinite(points).all(axis=1) & ~dominated).tolist():
+            for number in known[~ahead.any(axis=1)].tolist():
                 self.stagnation += number - before - 1
                 self.ended(values[start + number].tolist())
                 before = number

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
-from sparsevlr.results import Record, Store, coverage, merging, open_study, paths, writers
+from sparsevlr.results import Record, StorageError, Store, coverage, merging, open_study, paths, writers
 from sparsevlr.results.course import course_of
 from sparsevlr.results.digests import DigestFile, digest
 from sparsevlr.results.fold import Fold
@@ -232,6 +232,24 @@ def test_without_a_good_digest_the_parts_answer(store, make_trial, small):
     # The next merging makes it anew.
     store.merge()
     assert open_study(store.uri).problems == ()
+
+
+def test_a_digest_whose_pages_are_corrupt_is_named(store, make_trial, small):
+    fill(store, make_trial, 12)
+    store.close()
+    store.merge()
+    (first, *_) = sorted((store.location.local / paths.DIGESTS).iterdir())
+    metadata = pq.read_metadata(first)
+    column = metadata.row_group(0).column(metadata.schema.names.index("sparsity"))
+    content = bytearray(first.read_bytes())
+    content[column.data_page_offset + column.total_compressed_size - 1] ^= 1
+    first.write_bytes(content)
+    with pytest.raises(StorageError) as error:
+        open_study(store.uri).pareto_front()
+    assert str(error.value).startswith(f"{first} is corrupt (")
+    assert "\n" not in str(error.value)
+    first.unlink()
+    assert len(open_study(store.uri).pareto_front())
 
 
 def test_columns_of_a_newer_version_are_not_merged_away(store, make_trial, small, monkeypatch):
