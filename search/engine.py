@@ -19,6 +19,7 @@ from ..results import Record, StorageError, Store, Study, StudyError, open_study
 from ..results.location import Location, locate, storage_errors
 from ..results.lock import DriverLock
 from ..results.paths import plot_path
+from ..results.untrusted import inside
 from ..spaces import SpecError, StudySpec, TrialConfig, change_spec, check_changes
 from ..spaces.datasets import Dataset, load_dataset
 from ..trainables import Trial, check_space
@@ -244,6 +245,10 @@ def free_uri(storage: str, name: str) -> str:
 
 
 def plot_file(study: Study) -> Path:
-    """Where the picture of a study's front belongs: in the study, or here if that is on remote storage."""
+    """Where the picture of a study's front belongs: in the study, or here if that is on remote storage. Raises
+    UnsafePath where a link leads outside the study."""
     folder = study.store.location.local
-    return folder / plot_path("front.png") if folder else Path(f"{study.name}-front.png")
+    if folder is None:
+        return Path(f"{study.name}-front.png")
+    inside(folder, plot_path("front.png"))
+    return folder / plot_path("front.png")
