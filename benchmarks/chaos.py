@@ -31,7 +31,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sparsevlr.results import Study, open_study
-from sparsevlr.search.study_run import OVER
+from sparsevlr.results.record import OVER
 
 RAW = Path(__file__).parent / "results" / "chaos"
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "chaos.png"

@@ -28,9 +28,8 @@ import torch
 from sparsevlr.results import Study, open_study
 from sparsevlr.results.location import locate
 from sparsevlr.results.paths import CHECKPOINTS, JOURNAL, LOCK, STUDY_FILE
-from sparsevlr.results.record import to_table
+from sparsevlr.results.record import OVER, to_table
 from sparsevlr.search.engine import score_on_test
-from sparsevlr.search.study_run import OVER
 from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset
 from sparsevlr.trainables import run_trial
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
 from .errors import StorageError
 from .location import STORAGE_ERRORS, Location, reason_of
-from .paths import STATE, check_saved, inside
+from .paths import STATE, check_saved
+from .untrusted import LARGEST_FILE, LARGEST_JSON, parse_json
 
 
 def read_state(location: Location, path: str) -> dict[str, Any]:
@@ -19,9 +19,9 @@ def read_state(location: Location, path: str) -> dict[str, Any]:
         StorageError: it is missing, or no such description.
         UnsafePath: the path leads outside the study.
     """
-    content = _read(location, path, STATE)
+    content = _read(location, path, STATE, LARGEST_JSON)
     try:
-        state = json.loads(content)
+        state = parse_json(content)
     except ValueError as error:
         raise StorageError(f"checkpoint {path} cannot be read: {STATE} is corrupt") from error
     if not isinstance(state, dict) or not isinstance(state.get("sha256"), dict):
@@ -42,11 +42,9 @@ def read_file(location: Location, path: str, name: str, state: Mapping[str, Any]
     return data
 
 
-def _read(location: Location, path: str, name: str) -> bytes:
+def _read(location: Location, path: str, name: str, most: int = LARGEST_FILE) -> bytes:
     check_saved(path)
-    if location.local is not None:
-        inside(location.local, path, name)
     try:
-        return location.read(f"{path}/{name}")
+        return location.read(f"{path}/{name}", most)
     except STORAGE_ERRORS as error:
         raise StorageError(f"checkpoint {path} cannot be read: {name}: {reason_of(error)}") from error

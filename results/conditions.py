@@ -6,14 +6,15 @@ Masks are three-valued while they are combined (Kleene): null stands for "cannot
 from __future__ import annotations
 
 import functools
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from .configs import absent, entries
 
 _COMPARE = {
     "==": pc.equal,
@@ -46,50 +47,23 @@ Operand = Literal | Reference
 
 @dataclass
 class Rows:
-    """A table under a filter; configurations are parsed once."""
+    """A table under a filter, `pyarrow.Table` or `TrialRows`."""
 
-    table: pa.Table
-    _configs: list[dict[str, Any]] | None = field(default=None, repr=False)
-
-    @property
-    def configs(self) -> list[dict[str, Any]]:
-        """The configuration of each row; empty where there is none."""
-        if self._configs is None:
-            self._configs = [_config(text) for text in self.table["config"].to_pylist()]
-        return self._configs
+    table: Any
 
     @functools.cached_property
-    def config_names(self) -> frozenset[str]:
-        """Every name that some row's configuration has."""
-        return frozenset().union(*self.configs)
+    def configs(self) -> pa.ChunkedArray:
+        """The configuration of each row, as JSON."""
+        return self.table["config"]
 
     def values(self, reference: Reference, kind: type) -> pa.Array | pa.ChunkedArray:
         """A column, NaN as null; of configurations the values of the wanted kind (str, float, bool), others as null."""
         if reference.config:
-            return _of_kind([config.get(reference.name) for config in self.configs], kind)
+            return entries(self.configs, reference.name, kind)
         column = self.table[reference.name]
         if pa.types.is_floating(column.type):
             return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
         return column
-
-
-def _config(text: str | None) -> dict[str, Any]:
-    try:
-        value = json.loads(text) if text is not None else {}
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _of_kind(values: list[Any], kind: type) -> pa.Array:
-    if kind is bool:
-        return pa.array([value if isinstance(value, bool) else None for value in values], pa.bool_())
-    if kind is str:
-        # Lists compare as their JSON: config.architecture.hidden = '[64,64]'.
-        texts = [json.dumps(value, separators=(",", ":")) if isinstance(value, list) else value for value in values]
-        return pa.array([text if isinstance(text, str) else None for text in texts], pa.string())
-    numbers = [value if isinstance(value, (int, float)) and not isinstance(value, bool) else None for value in values]
-    return pa.array([None if number is None else float(number) for number in numbers], pa.float64())
 
 
 class Condition(ABC):
@@ -157,8 +131,7 @@ class IsNull(Condition):
 
     def three_valued(self, rows: Rows) -> pa.Array | pa.ChunkedArray:
         if self.column.config:
-            absent = [config.get(self.column.name) is None for config in rows.configs]
-            return pa.array(absent, pa.bool_())
+            return absent(rows.configs, self.column.name)
         return pc.is_null(rows.values(self.column, float))
 
     def references(self) -> Iterator[Reference]:

@@ -17,6 +17,7 @@ from .errors import RecordError
 from .location import Location, storage_errors
 from .paths import confirmation_folder, confirmation_path
 from .record import Record
+from .untrusted import LARGEST_JSON, parse_json
 
 ROUND = ("validation", "test")
 MEASURES = ("verified_accuracy", "natural_accuracy")
@@ -64,7 +65,8 @@ def read_confirmations(location: Location, trial_id: str) -> dict[int, list[Reco
             name = entry.name.removeprefix("seed-").removesuffix(".json")
             # Files of other names are unfinished ones, or none of ours.
             if name.isdecimal() and entry.name == f"seed-{name}.json":
-                found[int(name)] = _records(location.read(confirmation_path(trial_id, int(name))), trial_id, entry.name)
+                content = location.read(confirmation_path(trial_id, int(name)), LARGEST_JSON)
+                found[int(name)] = _records(content, trial_id, entry.name)
     return found
 
 
@@ -107,7 +109,7 @@ def _row(trial: dict[str, Any], test: dict[str, Any] | None, found: dict[int, li
 
 def _records(content: bytes, trial_id: str, name: str) -> list[Record]:
     try:
-        records = [Record(**row) for row in json.loads(content)]
+        records = [Record(**row) for row in parse_json(content)]
     except (ValueError, TypeError) as error:
         raise RecordError(f"{name} of trial {trial_id} holds no confirmation: {error}") from error
     if not records or any(record.trial_id != trial_id for record in records):

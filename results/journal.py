@@ -20,6 +20,7 @@ import pyarrow as pa
 from .errors import RecordError
 from .location import sync_folder
 from .record import CONVERTERS, RECORD_SCHEMA, Record
+from .untrusted import parse_json
 
 SEQUENCE = "sequence"
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -52,10 +53,10 @@ def decode(line: bytes) -> tuple[int, dict[str, Any]] | None:
     if checksum != b"%08x" % zlib.crc32(payload):
         return None
     try:
-        columns = json.loads(payload)
+        columns = parse_json(payload)
         sequence = columns.pop(SEQUENCE)
         known = {name: _value(name, value) for name, value in columns.items() if name in CONVERTERS}
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         return None
     if isinstance(sequence, bool) or not isinstance(sequence, int) or "trial_id" not in known or "event" not in known:
         return None

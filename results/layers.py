@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pyarrow as pa
 
 from .errors import QueryError
+from .untrusted import parse_json
 
 MEASURES = (
     "density",
@@ -62,8 +62,8 @@ def _object(report: dict[str, Any], column: str) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = parse_json(text)
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         raise _wrong(report, column, text)

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from .errors import StorageError
+from .untrusted import LARGEST_FILE, check_plain, check_size, inside, read_file
 
 # What reading and writing raises when the storage (not the caller) is at fault.
 STORAGE_ERRORS = (OSError, pa.ArrowException)
@@ -51,7 +52,9 @@ class Location:
         return Location(self.filesystem, root, shown, self.local.parent if self.local else None)
 
     def path(self, relative: str) -> str:
-        """The path inside `filesystem`."""
+        """The path inside `filesystem`. Raises UnsafePath when links lead outside the folder."""
+        if self.local is not None:
+            inside(self.local, relative)
         return f"{self.root.rstrip('/')}/{relative}" if self.root else relative
 
     def files(self, folder: str) -> list[Entry]:
@@ -61,20 +64,32 @@ class Location:
 
     def folders(self, folder: str = "") -> list[str]:
         """Names of the folders directly inside, or inside a folder of it."""
-        inside = self.path(folder) if folder else self.root
-        infos = self.filesystem.get_file_info(fs.FileSelector(inside, allow_not_found=True))
+        place = self.path(folder) if folder else self.root
+        infos = self.filesystem.get_file_info(fs.FileSelector(place, allow_not_found=True))
         return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
 
     def has(self, relative: str) -> bool:
         """Whether that file exists. OSError when the storage does not answer."""
         return bool(self.filesystem.get_file_info(self.path(relative)).is_file)
 
-    def read(self, relative: str) -> bytes:
-        """All bytes of a file."""
-        with self.filesystem.open_input_stream(self.path(relative)) as stream:
-            return bytes(stream.read())
+    def read(self, relative: str, most: int = LARGEST_FILE) -> bytes:
+        """All bytes of a file. OSError for one of more than `most` bytes, and for what is no plain file."""
+        path = self.path(relative)
+        if self.local is not None:
+            return read_file(self.local / relative, most)
+        with self.filesystem.open_input_file(path) as file:
+            check_size(file.size(), most)
+            return bytes(file.read())
 
-    def write(self, relative: str, data: bytes) -> None:
+    def open(self, relative: str) -> pa.NativeFile:
+        """A file to read from anywhere in it. What it holds stays readable when it is removed meanwhile."""
+        if self.local is not None:
+            path = self.path(relative)
+            check_plain((self.local / relative).stat().st_mode)
+            return self.filesystem.open_input_file(path)
+        return pa.BufferReader(self.read(relative))
+
+    def write(self, relative: str, data: bytes | pa.Buffer) -> None:
         """A new object, once, under a name that nobody else uses. Object stores show it whole or not at all."""
         path = self.path(relative)
         try:
@@ -86,17 +101,22 @@ class Location:
         with stream:
             stream.write(data)
 
+    def remove_file(self, relative: str) -> None:
+        """Remove a file; one that is not there is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_file(self.path(relative))
+
     def remove_folder(self, relative: str) -> None:
         """Remove a folder with all that is in it; one that is not there is no error."""
         with contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_dir(self.path(relative))
 
-    def replace(self, relative: str, data: bytes) -> None:
+    def replace(self, relative: str, data: bytes | pa.Buffer) -> None:
         """A file with that content, durable on return, in place of one that may be there already."""
         if self.local is None:
             self.write(relative, data)
             return
-        path = self.local / relative
+        path = inside(self.local, relative)
         # Never the folder itself: where a study has vanished, half of one in its place would keep it from coming back.
         if not self.local.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -162,7 +182,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes | pa.Buffer) -> None:
     """A local file, whole or not at all, durable on return: temporary name, fsync, rename, fsync of the folder."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:

@@ -11,10 +11,12 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from . import paths
 from .errors import StorageError, StudyError
 from .location import Location, storage_errors
+from .untrusted import LARGEST_JSON, parse_json, read_file
 
 BEAT_SECONDS = 2.0
 STALE_SECONDS = 15.0
@@ -128,8 +130,8 @@ class DriverLock:
 
     def _owner(self, file: Path) -> str | None:
         try:
-            return str(json.loads(file.read_text())["token"])
-        except (OSError, ValueError, KeyError):
+            return str(_content(file)["token"])
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
 
@@ -141,9 +143,13 @@ def _beat_of(file: Path) -> int | None:
         return None
 
 
+def _content(file: Path) -> Any:
+    return parse_json(read_file(file, LARGEST_JSON))
+
+
 def _holder(file: Path) -> str:
     try:
-        content = json.loads(file.read_text())
+        content = _content(file)
         return f"process {content['pid']} on {content['host']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "unknown process"

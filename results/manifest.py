@@ -17,6 +17,7 @@ from . import paths
 from .errors import StorageError, StudyError, StudyExists
 from .location import Location, sync_folder
 from .record import SCHEMA_VERSION
+from .untrusted import parse_json
 
 FORMAT = "sparsevlr-study"
 _PACKAGES = ("sparsevlr", "torch", "ray", "optuna", "numpy", "pyarrow", "auto_LiRPA", "onnx", "onnxruntime")
@@ -85,17 +86,21 @@ def parse_manifest(location: Location, data: bytes) -> dict[str, Any]:
     """The manifest. Raises StudyError for what is none, StorageError for what is corrupt."""
     where = f"{location.shown}/{paths.STUDY_FILE}"
     try:
-        manifest = json.loads(data)
-    except (ValueError, RecursionError):
-        raise StorageError(f"{where} is corrupt: no JSON; restore it from a copy") from None
+        manifest = parse_json(data)
+    except ValueError as error:
+        raise StorageError(f"{where} is corrupt: {error}; restore it from a copy") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not isinstance(manifest.get("spec"), dict):
         raise StudyError(f"{where} does not describe a study: format {FORMAT!r} and a spec are needed")
-    version = manifest.get("schema_version")
+    check_version(where, manifest.get("schema_version"))
+    return manifest
+
+
+def check_version(where: str, version: Any) -> None:
+    """Raises StudyError for a file of a newer version than is known here; within a version columns may be added."""
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise StudyError(
             f"{where} has schema version {version!r}, this sparsevlr reads up to {SCHEMA_VERSION}; install a newer one"
         )
-    return manifest
 
 
 def installed_versions() -> dict[str, str]:

@@ -11,12 +11,13 @@ class Origins:
     """Lines of descent of trials.
 
     Args:
-        trials: rows of `Study.trials`, all of the study.
+        trials: those columns of `Study.trials`, all of the study.
     """
 
+    COLUMNS = ("trial_id", "parent", "dense_stage", "seed")
+
     def __init__(self, trials: pa.Table) -> None:
-        columns = ("trial_id", "parent", "dense_stage", "seed")
-        self._rows = {row["trial_id"]: row for row in trials.select(columns).to_pylist()}
+        self._rows = {row["trial_id"]: row for row in trials.select(self.COLUMNS).to_pylist()}
 
     def line(self, trial_id: str) -> list[str]:
         """The trial, its parent, its parent's parent and so on, as far as the study knows them."""

@@ -5,6 +5,7 @@
     STORAGE/NAME/study.json                               spec, versions, time of creation; written once
     STORAGE/NAME/journal/EPOCH-TOKEN-FIRST.jsonl          events of a living (or killed) driver session
     STORAGE/NAME/parts/EPOCH-TOKEN-FIRST-LAST.parquet     sealed events, immutable
+    STORAGE/NAME/digests/EPOCH-TOKEN-FIRST-LAST.parquet   of so many events those that decide what the trials are
     STORAGE/NAME/checkpoints/TRIAL/.../state.json         of a checkpoint: progress, and the digest of every other file
     STORAGE/NAME/checkpoints/TRIAL/.../mask.safetensors   which weights are kept; beside it weights, optimizer, pruner
     STORAGE/NAME/stages/KEY/epoch-EPOCH/                  dense stages that trials share, as long as the study runs
@@ -13,13 +14,13 @@
     STORAGE/NAME/driver.lock                              the driver's lock
 
 A *session* is one process that writes; EPOCH counts sessions, TOKEN tells two apart that chose the same number.
-FIRST and LAST are positions of events inside the session: names alone say what a file covers.
+FIRST and LAST are positions of events inside the session: names alone say what a file covers. A part that lies in
+another is superseded by it.
 """
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 from .errors import UnsafePath
@@ -27,6 +28,7 @@ from .errors import UnsafePath
 STUDY_FILE = "study.json"
 JOURNAL = "journal"
 PARTS = "parts"
+DIGESTS = "digests"
 CHECKPOINTS = "checkpoints"
 STAGES = "stages"
 CONFIRMATIONS = "confirmations"
@@ -52,7 +54,7 @@ class JournalName(NamedTuple):
 
 
 class PartName(NamedTuple):
-    """What a part's name says; ``last`` is included."""
+    """What the name of a part or a digest says; ``last`` is included."""
 
     session: str
     first: int
@@ -132,17 +134,6 @@ def plot_path(name: str) -> str:
     return f"{PLOTS}/{name}"
 
 
-def inside(root: Path, saved: str, file: str) -> Path:
-    """A file of a checkpoint or dense stage below ``root``, links followed; UnsafePath when it leaves ``root``.
-
-    The one way from a path in a record to a file: a study may have been made by somebody else.
-    """
-    target = (root / check_saved(saved) / file).resolve()
-    if not target.is_relative_to(root.resolve()):
-        raise UnsafePath(f"{saved}/{file} leads outside its study through a symbolic link; refusing to open it")
-    return target
-
-
 def session_name(epoch: int, token: str) -> str:
     """``EPOCH-TOKEN``; sorts by epoch up to 999,999 sessions."""
     return f"{epoch:06d}-{token}"
@@ -160,7 +151,7 @@ def journal_file(session: str, first: int) -> str:
 
 
 def part_file(session: str, first: int, last: int) -> str:
-    """Name inside the parts folder."""
+    """Name inside the folder of parts, or that of digests."""
     return f"{session}-{first:012d}-{last:012d}.parquet"
 
 

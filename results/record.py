@@ -25,11 +25,14 @@ import pyarrow as pa
 
 from .errors import RecordError
 from .paths import check_checkpoint, check_trial_id
+from .untrusted import parse_json
 
 SCHEMA_VERSION = 1
 
 EVENTS = ("proposed", "report", "decision", "failed")
 STATES = ("pending", "running", "paused", "stopped", "completed", "failed")
+OVER = ("completed", "stopped", "failed")
+"""States that no trial leaves."""
 DECISIONS = ("start", "continue", "pause", "promote", "halt", "stop", "complete")
 SPLITS = ("validation", "test")
 
@@ -223,7 +226,7 @@ def _number(name: str, value: Any) -> float:
 
 def _check_object(name: str, text: str) -> None:
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError:
         value = None
     if not isinstance(value, dict):

@@ -2,55 +2,90 @@
 
 On a local file system events go to a fsynced journal, which is sealed into a Parquet part every `SEAL_EVENTS` events
 and at the end. On any other pyarrow filesystem each append is one immutable object under a unique name, which needs
-neither a rename nor a conditional write. Readers need no lock: names say what a file covers, so an event that is
-both in a part and in the journal it was sealed from is read once.
+neither a rename nor a conditional write. Parts are merged in the background (`merging`). Readers need no lock: names
+say what a file covers, so an event that is both in a part and in the journal it was sealed from, or in a larger part,
+is read once; and when a file vanishes between being listed and being read, another that covers it is there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 
 from . import paths
+from .coverage import covers, events_in, outermost
+from .digests import DigestFile
 from .errors import StorageError, StudyError
 from .journal import parse
 from .location import STORAGE_ERRORS, Location, locate, reason_of, storage_errors
-from .manifest import create_folder, new_manifest, parse_manifest, study_exists, to_json
+from .manifest import check_version, create_folder, new_manifest, parse_manifest, study_exists, to_json
+from .merging import Merger
 from .nearby import missing_study
-from .parts import EVENT_SCHEMA, from_bytes, to_events
+from .parts import from_bytes, to_events
+from .paths import PartName
+from .pieces import Events, Loaded, Piece
 from .record import RECORD_SCHEMA, Record
+from .untrusted import LARGEST_JSON, inside
 from .writers import EventWriter, JournalWriter, ObjectWriter
 
 _WRITE_REMEDY = "make it writable, or choose another storage"
 _APPEND_REMEDY = "free space or bring the storage back, then go on with: sparsevlr resume"
+_RELISTINGS = 100
+_PATIENCE_SECONDS = 5.0
 _READ_REMEDY = "check that the storage is there and readable"
 
 
-class Snapshot(NamedTuple):
+@dataclass(frozen=True)
+class Stretch:
+    """Events of one session that lie together: the order of the session, the first one's position in it, and they."""
+
+    session: tuple[int, str]
+    first: int
+    piece: Piece
+
+
+@dataclass(frozen=True)
+class Snapshot:
     """What the store held when it was read.
 
-    ``events``: every event in the order of arrival, with `RECORD_SCHEMA`; second arrivals are still in it.
+    ``stretches``: in the order of arrival; second arrivals are still in it.
     ``problems``: one line per file or line that could not be read.
-    ``sessions``: in their order, when the first and the last event of each driver session was made (unix seconds).
     """
 
-    events: pa.Table
-    problems: tuple[str, ...]
-    sessions: tuple[tuple[float, float], ...] = ()
+    stretches: tuple[Stretch, ...]
+    problems: tuple[str, ...] = ()
 
+    @property
+    def pieces(self) -> Events:
+        """The events, columns of which are read as they are asked for."""
+        return Events([stretch.piece for stretch in self.stretches])
 
-Piece = tuple[tuple[int, str], int, pa.Table]
-"""Order of the session, position of the first event in it, events."""
+    @property
+    def events(self) -> pa.Table:
+        """The events with `RECORD_SCHEMA`."""
+        pieces = [stretch.piece.read(RECORD_SCHEMA.names) for stretch in self.stretches]
+        return pa.concat_tables([RECORD_SCHEMA.empty_table(), *pieces])
+
+    @property
+    def sessions(self) -> tuple[tuple[float, float], ...]:
+        """In their order, when the first and the last event of each driver session was made (unix seconds)."""
+        spans = []
+        for _, of_session in groupby(self.stretches, key=lambda stretch: stretch.session):
+            times = pc.min_max(Events([stretch.piece for stretch in of_session]).column("time"))
+            spans.append((times["min"].as_py(), times["max"].as_py()))
+        return tuple(spans)
 
 
 class Store:
@@ -62,6 +97,8 @@ class Store:
         self.readonly = readonly
         self._writer: EventWriter | None = None
         self._lock = threading.Lock()
+        self._merging: threading.Thread | None = None
+        self._closing = threading.Event()
 
     @classmethod
     def create(
@@ -98,7 +135,7 @@ class Store:
         with storage_errors(f"read the study {location.shown}", _READ_REMEDY):
             if not location.has(paths.STUDY_FILE):
                 raise missing_study(location)
-            data = location.read(paths.STUDY_FILE)
+            data = location.read(paths.STUDY_FILE, LARGEST_JSON)
         return cls(location, parse_manifest(location, data), readonly)
 
     @property
@@ -148,17 +185,31 @@ class Store:
             if self._writer is None:
                 self._writer = self._begin_session()
             self._writer.append(batch)
+            if self._writer.parts_due:
+                self._merge_in_background(self._writer)
 
     def read(self) -> Snapshot:
-        """Everything that is stored now. Raises StorageError when the storage does not answer; a single file that is
-        corrupt becomes a problem instead."""
-        with storage_errors(f"read the study {self.uri}", _READ_REMEDY):
-            return self._read()
+        """Everything that is stored now. Raises StorageError when the storage does not answer, and StudyError for
+        events of a newer schema version; a single file that is corrupt becomes a problem instead."""
+        return self._snapshot(digested=False)
+
+    def read_decisive(self) -> Snapshot:
+        """At least the events that decide what the trials are now (`Fold.decisive`): from digests, as far as there are
+        any. Raises as `read` does, and later, when columns are read of a digest that is corrupt."""
+        return self._snapshot(digested=True)
 
     def signature(self) -> tuple[tuple[str, int], ...]:
         """Names and sizes of the event files: equal signatures, equal `read`."""
         with storage_errors(f"read the study {self.uri}", _READ_REMEDY):
             return tuple((*self.location.files(paths.JOURNAL), *self.location.files(paths.PARTS)))
+
+    def merge(self) -> None:
+        """Makes few large files of many small ones, see `merging`. Only for the one driver of a study.
+
+        While a store is appended to this is done in the background, and stops when it is closed.
+        """
+        with storage_errors(f"write to {self.uri}", _WRITE_REMEDY):
+            Merger(self.location, self._closing).run()
 
     def seal_abandoned(self) -> int:
         """Seals the journals that killed sessions left behind; returns how many. Only for the one driver of a study
@@ -169,6 +220,10 @@ class Store:
         if self.location.local is None or self.readonly:
             return 0
         own = self._writer.session if self._writer else None
+        # The rest of writes that were killed.
+        for folder in (paths.JOURNAL, paths.PARTS, paths.DIGESTS):
+            for file in inside(self.location.local, folder).glob(".*.tmp"):
+                file.unlink(missing_ok=True)
         sealed = 0
         with self._lock, storage_errors(f"write to {self.uri}", _WRITE_REMEDY):
             for entry in self.location.files(paths.JOURNAL):
@@ -176,7 +231,7 @@ class Store:
                 if name is None or name.session == own:
                     continue
                 file = self.location.local / paths.JOURNAL / entry.name
-                lines = parse(file.read_bytes(), entry.name)
+                lines = parse(self.location.read(f"{paths.JOURNAL}/{entry.name}"), entry.name)
                 if not lines.problems:
                     JournalWriter.seal(self.location.local, name.session, lines.events, file)
                     sealed += 1
@@ -185,6 +240,11 @@ class Store:
     def close(self) -> None:
         """Seals this session's journal. Not needed for durability. The store may be appended to again."""
         with self._lock:
+            self._closing.set()
+            if self._merging is not None:
+                # A kill in the middle of it costs nothing: who closes need not wait for a large file.
+                self._merging.join(_PATIENCE_SECONDS)
+            self._closing.clear()
             writer, self._writer = self._writer, None
             if writer is not None:
                 with storage_errors(f"write to {self.uri}", _WRITE_REMEDY):
@@ -213,31 +273,77 @@ class Store:
             return JournalWriter(self.location.local, session)
         return ObjectWriter(self.location, session)
 
-    def _read(self) -> Snapshot:
+    def _merge_in_background(self, writer: EventWriter) -> None:
+        if self._merging is None or not self._merging.is_alive():
+            writer.parts_due = False
+            self._merging = threading.Thread(target=self._merge_quietly, name="merging", daemon=True)
+            self._merging.start()
+
+    def _merge_quietly(self) -> None:
+        # Nothing depends on it, and what failed is tried again when more has come.
+        with contextlib.suppress(StorageError):
+            self.merge()
+
+    def _snapshot(self, digested: bool) -> Snapshot:
+        with storage_errors(f"read the study {self.uri}", _READ_REMEDY):
+            opened: dict[tuple[str, PartName], Piece] = {}
+            for _ in range(_RELISTINGS):
+                # A file that vanishes has been merged into another since they were listed.
+                with contextlib.suppress(FileNotFoundError):
+                    return self._listed(digested, opened)
+            return self._listed(digested, opened)
+
+    def _listed(self, digested: bool, opened: dict[tuple[str, PartName], Piece]) -> Snapshot:
         problems: list[str] = []
-        pieces: list[Piece] = []
-        covered: dict[str, list[paths.PartName]] = {}
         # Journals before parts: a journal that vanishes in between was sealed, so that its part is in the later list.
         journals = self._read_journals(problems)
-        for entry in self.location.files(paths.PARTS):
-            part = paths.parse_part(entry.name)
-            if part is None:
-                continue
-            try:
-                table = from_bytes(self.location.read(f"{paths.PARTS}/{entry.name}"))
-            except (*STORAGE_ERRORS, ValueError) as error:
-                problems.append(f"{paths.PARTS}/{entry.name}: cut short or corrupt, skipped ({reason_of(error)})")
-                continue
-            covered.setdefault(part.session, []).append(part)
-            pieces.append((paths.session_order(part.session), part.first, table))
+        parts = self._names(paths.PARTS)
+        digests = self._outermost(paths.DIGESTS, self._names(paths.DIGESTS), problems, opened) if digested else {}
+        parts = [name for name in parts if not any(covers(digest, name) for digest in digests)]
+        pieces = {**digests, **self._outermost(paths.PARTS, parts, problems, opened)}
+        stretches = [Stretch(paths.session_order(name.session), name.first, piece) for name, piece in pieces.items()]
         for journal, rows in journals:
-            ranges = covered.get(journal.session, [])
-            fresh = [row for row in rows if not any(part.first <= row[0] <= part.last for part in ranges)]
+            ranges = [name for name in pieces if name.session == journal.session]
+            fresh = [row for row in rows if not any(name.first <= row[0] <= name.last for name in ranges)]
             if fresh:
-                pieces.append((paths.session_order(journal.session), fresh[0][0], to_events(fresh)))
-        pieces.sort(key=lambda piece: piece[:2])
-        events = pa.concat_tables([EVENT_SCHEMA.empty_table(), *(piece[2] for piece in pieces)])
-        return Snapshot(events.select(RECORD_SCHEMA.names), tuple(problems), _spans(pieces))
+                piece = Loaded(to_events(fresh))
+                stretches.append(Stretch(paths.session_order(journal.session), fresh[0][0], piece))
+        stretches.sort(key=lambda stretch: (stretch.session, stretch.first))
+        return Snapshot(tuple(stretches), tuple(problems))
+
+    def _names(self, folder: str) -> list[PartName]:
+        names = (paths.parse_part(entry.name) for entry in self.location.files(folder))
+        return [name for name in names if name is not None]
+
+    def _outermost(
+        self, folder: str, names: Sequence[PartName], problems: list[str], opened: dict[tuple[str, PartName], Piece]
+    ) -> dict[PartName, Piece]:
+        """The files that lie in no other; where one is corrupt, those that lie in it."""
+        left = set(names)
+        while True:
+            chosen = outermost(left)
+            fresh = [name for name in chosen if (folder, name) not in opened]
+            if not fresh:
+                return {name: opened[folder, name] for name in chosen}
+            for name in fresh:
+                file = f"{folder}/{paths.part_file(*name)}"
+                try:
+                    piece = self._open(folder, file)
+                    if len(piece) > events_in(name):
+                        raise ValueError(f"it holds {len(piece)} events")
+                    versions = piece.read(["schema_version"])["schema_version"]
+                    check_version(f"{self.uri}/{file}", pc.max(versions).as_py() or 0)
+                    opened[folder, name] = piece
+                except FileNotFoundError:
+                    raise
+                except (*STORAGE_ERRORS, ValueError) as error:
+                    problems.append(f"{file}: cut short or corrupt, skipped ({reason_of(error)})")
+                    left.discard(name)
+
+    def _open(self, folder: str, file: str) -> Piece:
+        if folder == paths.DIGESTS:
+            return DigestFile(self.location.open(file), f"{self.uri}/{file}")
+        return Loaded(from_bytes(self.location.read(file)))
 
     def _read_journals(self, problems: list[str]) -> list[tuple[paths.JournalName, list[tuple[int, dict[str, Any]]]]]:
         journals = []
@@ -253,13 +359,7 @@ class Store:
                 problems.append(f"{paths.JOURNAL}/{entry.name}: cannot be read ({reason_of(error)})")
                 continue
             problems.extend(lines.problems)
+            versions = [row["schema_version"] for _, row in lines.events if row.get("schema_version") is not None]
+            check_version(f"{self.uri}/{paths.JOURNAL}/{entry.name}", max(versions, default=0))
             journals.append((name, lines.events))
         return journals
-
-
-def _spans(pieces: Sequence[Piece]) -> tuple[tuple[float, float], ...]:
-    spans = []
-    for _, of_session in groupby(pieces, key=lambda piece: piece[0]):
-        times = pc.min_max(pa.concat_tables([piece[2].select(["time"]) for piece in of_session])["time"])
-        spans.append((times["min"].as_py(), times["max"].as_py()))
-    return tuple(spans)

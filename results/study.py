@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,20 @@ from pyarrow import fs
 
 from . import pareto
 from .confirmations import confirmation_table, read_confirmations
-from .errors import QueryError
-from .fold import Fold, deduplicate
+from .course import Course, course_of, floats
+from .errors import QueryError, StudyError
+from .fold import Fold, TrialRows, first_arrivals
 from .layers import layer_table
 from .masks import KeptCounts, kept_counts, overlap_table
 from .origins import Origins
-from .record import DIRECTIONS, NUMERIC_COLUMNS, SPLITS, Record, from_table
-from .store import Store
+from .record import DIRECTIONS, NUMERIC_COLUMNS, RECORD_SCHEMA, SPLITS, STATES, Record, from_table
+from .store import Snapshot, Store
 from .where import closest_column, filter_rows
 
 DEFAULT_OBJECTIVES = ("sparsity", "verified_accuracy")
+
+# Records that a replay makes at once.
+_AT_ONCE = 4_096
 
 # Worst possible values of measures that lie in [0, 1]; all others take the worst value seen.
 _WORST = {"unstable_relu_fraction": 1.0}
@@ -52,9 +57,10 @@ class Study:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._seen: tuple[tuple[str, int], ...] | None = None
+        self._decisive: Snapshot | None = None
         self._fold: Fold | None = None
+        self._all: Fold | None = None
         self._problems: tuple[str, ...] = ()
-        self._sessions: tuple[tuple[float, float], ...] = ()
 
     @property
     def uri(self) -> str:
@@ -73,12 +79,15 @@ class Study:
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """The spec's objectives, or `DEFAULT_OBJECTIVES`."""
-        return tuple(self.store.manifest["spec"].get("objectives") or DEFAULT_OBJECTIVES)
+        """The spec's objectives, or `DEFAULT_OBJECTIVES`. Raises StudyError where it names none that there are."""
+        found = self.store.manifest["spec"].get("objectives") or DEFAULT_OBJECTIVES
+        if not isinstance(found, list | tuple) or not all(str(name) in DIRECTIONS for name in found):
+            raise StudyError(f"the spec of {self.name} must name objectives that there are; got {found!r:.80}")
+        return tuple(found)
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """One line per stored file or line that cannot be read; everything else is in the tables."""
+        """One line per file or line that answers so far needed and that cannot be read; everything else is in them."""
         self._read()
         return self._problems
 
@@ -86,27 +95,56 @@ class Study:
     def sessions(self) -> tuple[tuple[float, float], ...]:
         """In their order, when the first and the last event of each driver session was made (unix seconds)."""
         self._read()
-        return self._sessions
+        assert self._decisive is not None
+        return self._decisive.sessions
 
     def events(self) -> pa.Table:
         """Every event in the order of arrival, second arrivals left out: what a replay needs."""
-        return self._read().events
+        events = self._read_all().events
+        return events.take(RECORD_SCHEMA.names, np.flatnonzero(first_arrivals(events)))
+
+    def replay(self) -> Iterator[Record]:
+        """Every event in the order of arrival, second arrivals included, few at a time. Raises RecordError."""
+        for piece in self._read_all().events.pieces:
+            for table in piece.slices(RECORD_SCHEMA.names):
+                for start in range(0, len(table), _AT_ONCE):
+                    yield from from_table(table.slice(start, _AT_ONCE))
 
     def reports(self, where: str | None = None) -> pa.Table:
         """One row per report (trial, rung, split); ``state`` is the trial's state now. Raises WhereError."""
-        return filter_rows(self._read().reports, where)
+        return filter_rows(self._read_all().reports, where)
 
     def trials(self, where: str | None = None) -> pa.Table:
-        """One row per trial: state from its last event, measures from its last validation report. Raises WhereError."""
-        return filter_rows(self._read().trials, where)
+        """One row per trial: state from its last decision or failure, measures from its validation report at the
+        highest rung. Raises WhereError."""
+        return filter_rows(self._read().trials, where).table()
+
+    def states(self) -> Counter[str]:
+        """How many trials there are in each state."""
+        fold = self._read()
+        counts = np.bincount(fold.state[fold.trials.chosen], minlength=len(STATES))
+        return Counter(dict(zip(STATES, counts.tolist(), strict=True)))
+
+    def completed(self, names: Sequence[str]) -> pa.Table:
+        """Some columns of the completed trials."""
+        return self._read().trials.among("completed").table(names)
+
+    def course(self, objectives: Sequence[str], since: float) -> Course:
+        """How the trials went, and what came of it since a moment (unix seconds)."""
+        return course_of(self._read(), objectives, since)
+
+    def trial(self, trial_id: str) -> Record | None:
+        """The row of one trial, checked; None where there is no such trial. Raises RecordError, UnsafePath."""
+        return next(iter(from_table(self._named([trial_id]).table())), None)
 
     def lineage(self, trial_id: str) -> pa.Table:
         """The trial, its parent, its parent's parent and so on, as rows of `trials`. Raises QueryError."""
         trials = self._read().trials
-        line = pa.array(Origins(trials).line(trial_id), pa.string())
+        line = pa.array(Origins(trials.table(Origins.COLUMNS)).line(trial_id), pa.string())
         if not len(line):
             raise QueryError(f"there is no trial {trial_id!r} in {self.name}")
-        return trials.take(pc.index_in(line, value_set=trials["trial_id"].combine_chunks()))
+        found = trials.filter(pc.is_in(trials["trial_id"].combine_chunks(), value_set=line)).table()
+        return found.take(pc.index_in(line, value_set=found["trial_id"].combine_chunks()))
 
     def layers(self, where: str | None = None) -> pa.Table:
         """One row per validation report that passes and layer, with `layers.LAYER_SCHEMA`: densities, gradient norms,
@@ -123,12 +161,13 @@ class Study:
         and classes they read and write, never by single hidden weights. Raises WhereError, StorageError.
         """
         trials = self._read().trials
-        return overlap_table(self.store.location, _completed(filter_rows(trials, where)), Origins(trials))
+        origins = Origins(trials.table(Origins.COLUMNS))
+        return overlap_table(self.store.location, self._completed(where).table(), origins)
 
     def kept_counts(self, where: str | None = None) -> KeptCounts:
         """How many of the completed trials that pass keep each weight. Raises WhereError, StorageError, and QueryError
         where there are none or they differ in architecture."""
-        return kept_counts(self.store.location, _completed(self.trials(where)))
+        return kept_counts(self.store.location, self._completed(where).table())
 
     def confirmations(self, trial_ids: Sequence[str] | None = None) -> pa.Table:
         """What completed trials came to again with fresh seeds, with `confirmations.SCHEMA`: by default those of the
@@ -136,14 +175,14 @@ class Study:
         """
         rows = self.to_confirm(trial_ids)
         found = {row["trial_id"]: read_confirmations(self.store.location, row["trial_id"]) for row in rows}
-        return confirmation_table(rows, self._read().tested.to_pylist(), found)
+        return confirmation_table(rows, self._named(list(found)).table(split="test").to_pylist(), found)
 
     def to_confirm(self, trial_ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """The rows of those trials, or of the front. Raises QueryError for trials that are not completed."""
+        """The rows of those trials, or of the front, checked. Raises QueryError for trials that are not completed,
+        RecordError and UnsafePath."""
         if trial_ids is None:
-            front: list[dict[str, Any]] = self.pareto_front().to_pylist()
-            return front
-        rows = {row["trial_id"]: row for row in self.trials().to_pylist()}
+            return [record.to_dict() for record in from_table(self.pareto_front())]
+        rows = {record.trial_id: record.to_dict() for record in from_table(self._named(trial_ids).table())}
         for trial_id in trial_ids:
             if trial_id not in rows:
                 raise QueryError(f"there is no trial {trial_id!r} in {self.name}")
@@ -161,13 +200,13 @@ class Study:
         objective are left out; trials with equal values are all on the front. Raises QueryError.
         """
         _check_split(split)
-        names = self._objectives(objectives)
-        fold = self._read()
-        candidates = _completed(filter_rows(fold.trials, where))
-        front = candidates.filter(pa.array(pareto.front_mask(_oriented(candidates, names)), pa.bool_()))
-        if split == "test":
-            front = fold.tested.filter(pc.is_in(fold.tested["trial_id"], value_set=front["trial_id"].combine_chunks()))
-        return front.sort_by([("sparsity", "ascending"), ("trial_id", "ascending")])
+        return _by_sparsity(self._front(self._objectives(objectives), where).table(split=split))
+
+    def untested_front(self) -> list[Record]:
+        """The trials of the front that have no report on the test split, checked. Raises RecordError, UnsafePath."""
+        front = self._front(self.objectives, None)
+        tested = front.fold.tested[front.chosen]
+        return from_table(_by_sparsity(front.filter(pa.array(~tested)).table()))
 
     def hypervolume(
         self,
@@ -195,7 +234,7 @@ class Study:
         them. Ties go to the higher sparsity, adversarial, then natural accuracy, then the smaller trial id.
         Raises QueryError.
         """
-        table = _completed(filter_rows(self._read().trials, where))
+        table = self._completed(where).table()
         for name, limit in constraints.items():
             bound, _, column = name.partition("_")
             if bound not in ("min", "max") or column not in NUMERIC_COLUMNS:
@@ -225,15 +264,47 @@ class Study:
         others = self.trials(where) if split == "validation" else front.slice(0, 0)
         return save_figure(front_figure(others, front, names, title=self.name, split=split), path)
 
+    def _completed(self, where: str | None) -> TrialRows:
+        """Completed trials that pass."""
+        trials = self._read().trials
+        return filter_rows(trials.among("completed"), where, trials)
+
+    def _front(self, objectives: Sequence[str], where: str | None) -> TrialRows:
+        """Completed trials that pass and that no other of them dominates."""
+        candidates = self._completed(where)
+        front = pareto.front_mask(_oriented(candidates.table(objectives), objectives))
+        return candidates.filter(pa.array(front, pa.bool_()))
+
+    def _named(self, trial_ids: Sequence[str]) -> TrialRows:
+        trials = self._read().trials
+        return trials.filter(pc.is_in(trials["trial_id"].combine_chunks(), value_set=pa.array(trial_ids, pa.string())))
+
     def _read(self) -> Fold:
-        signature = self.store.signature()
-        if self._fold is None or signature != self._seen:
-            snapshot = self.store.read()
-            self._fold = Fold(deduplicate(snapshot.events))
-            self._problems, self._sessions = snapshot.problems, snapshot.sessions
-            # Taken before reading: if more came in between, the next call reads once too often, never too seldom.
-            self._seen = signature
+        """The trials, from the events that decide what they are."""
+        self._forget_old()
+        if self._fold is None:
+            self._decisive = self.store.read_decisive()
+            self._fold = Fold(self._decisive.pieces)
+            self._note(self._decisive)
         return self._fold
+
+    def _read_all(self) -> Fold:
+        """The same from all events."""
+        self._forget_old()
+        if self._all is None:
+            snapshot = self.store.read()
+            self._all = Fold(snapshot.pieces)
+            self._note(snapshot)
+        return self._all
+
+    def _forget_old(self) -> None:
+        # Taken before reading: if more came in between, the next call reads once too often, never too seldom.
+        signature = self.store.signature()
+        if signature != self._seen:
+            self._seen, self._decisive, self._fold, self._all, self._problems = signature, None, None, None, ()
+
+    def _note(self, snapshot: Snapshot) -> None:
+        self._problems = tuple(dict.fromkeys([*self._problems, *snapshot.problems]))
 
     def _objectives(self, objectives: Sequence[str] | str | None) -> tuple[str, ...]:
         if isinstance(objectives, str):
@@ -259,8 +330,7 @@ class Study:
         return corner
 
     def _worst(self, name: str) -> float:
-        values = self._read().reports[name].cast(pa.float64()).drop_null().to_numpy()
-        return worst_value(name, values)
+        return worst_value(name, self._read().worst(name))
 
 
 def worst_value(name: str, seen: NDArray[np.float64]) -> float:
@@ -270,14 +340,13 @@ def worst_value(name: str, seen: NDArray[np.float64]) -> float:
     return _WORST[name] if name in _WORST else float(seen[np.isfinite(seen)].max(initial=0.0))
 
 
-def _completed(trials: pa.Table) -> pa.Table:
-    return trials.filter(pc.equal(trials["state"], "completed"))
+def _by_sparsity(trials: pa.Table) -> pa.Table:
+    return trials.sort_by([("sparsity", "ascending"), ("trial_id", "ascending")])
 
 
 def _oriented(table: pa.Table, names: Sequence[str]) -> pareto.Floats:
     """Objective values ``(rows, objectives)``, larger is better, NaN for what is missing."""
-    columns = [pc.fill_null(table[name].cast(pa.float64()), np.nan).to_numpy() for name in names]
-    return pareto.orient(np.column_stack(columns), [DIRECTIONS[name] for name in names])
+    return pareto.orient(floats(table.select(list(names))), [DIRECTIONS[name] for name in names])
 
 
 def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -22,11 +22,12 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from .conditions import Compare, Condition, Connective, IsNull, Literal, Not, OneOf, Operand, Reference, Rows
+from .configs import bears, names
 from .errors import WhereError
 from .record import CHOICES, COLUMNS, NUMERIC_COLUMNS
 
@@ -66,18 +67,18 @@ class Filter:
     text: str
     condition: Condition
 
-    def mask(self, table: pa.Table) -> pa.Array:
-        """True for the rows that pass ``(rows,)``, never null. Raises WhereError for a config name that no row has."""
+    def mask(self, table: Any, everything: Any = None) -> pa.Array:
+        """True for the rows that pass ``(rows,)``, never null. Raises WhereError for a config name that no row has, of
+        the table or of everything that it is chosen from."""
         rows = Rows(table)
         for reference in self.condition.references():
-            if reference.config and len(table) and reference.name not in rows.config_names:
-                hint = _closest(reference.name, sorted(rows.config_names))
+            if not reference.config or not len(table) or bears(rows.configs, reference.name):
+                continue
+            configs = rows.configs if everything is None else everything["config"]
+            if not bears(configs, reference.name):
+                hint = _closest(reference.name, names(configs))
                 raise WhereError(f"filter: no trial has {_CONFIG}{reference.name}{hint}")
         return self.condition.mask(rows)
-
-    def apply(self, table: pa.Table) -> pa.Table:
-        """The rows that pass; raises as `mask` does."""
-        return table.filter(self.mask(table))
 
 
 def parse(text: str) -> Filter:
@@ -85,9 +86,10 @@ def parse(text: str) -> Filter:
     return Filter(text, _Parser(text).parse())
 
 
-def filter_rows(table: pa.Table, where: str | None) -> pa.Table:
-    """The rows that pass the filter; all of them when there is none."""
-    return table if where is None else parse(where).apply(table)
+def filter_rows(table: Any, where: str | None, everything: Any = None) -> Any:
+    """The rows that pass the filter, all of them when there is none: of a `pyarrow.Table` or of `TrialRows`. Raises as
+    `Filter.mask` does."""
+    return table if where is None else table.filter(parse(where).mask(table, everything))
 
 
 def closest_column(name: str) -> str:
@@ -95,11 +97,11 @@ def closest_column(name: str) -> str:
     return _closest(name, COLUMNS)
 
 
-def _closest(name: str, names: tuple[str, ...] | list[str]) -> str:
-    similar = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+def _closest(name: str, known: tuple[str, ...] | list[str]) -> str:
+    similar = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if similar:
         return f"; did you mean {similar[0]}?"
-    return f"; there are {', '.join(names)}" if names else ""
+    return f"; there are {', '.join(known)}" if known else ""
 
 
 class _Parser:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from . import paths
+from .coverage import FANOUT
 from .journal import JournalFile, encode
 from .location import Location, sync_folder, write_durably
 from .parts import to_bytes, to_events
 from .record import Record
+from .untrusted import inside
 
 SEAL_EVENTS = 5_000
 """Events in a journal before it is sealed: bounds what a reader must parse as text."""
@@ -21,6 +23,8 @@ class EventWriter(ABC):
     """Writes the events of one session. `append` returns when they are durable, and raises OSError otherwise."""
 
     session: str
+    parts_due: bool = False
+    """Whether there are new parts to be merged with others; whoever sees to it sets it back."""
 
     @abstractmethod
     def append(self, records: Sequence[Record]) -> None:
@@ -43,7 +47,7 @@ class JournalWriter(EventWriter):
 
     def append(self, records: Sequence[Record]) -> None:
         if self._file is None:
-            folder = self._root / paths.JOURNAL
+            folder = inside(self._root, paths.JOURNAL)
             folder.mkdir(exist_ok=True)
             self._file = JournalFile(folder / paths.journal_file(self.session, self._next))
         first, self._next = self._next, self._next + len(records)
@@ -70,12 +74,13 @@ class JournalWriter(EventWriter):
         events, self._unsealed = self._unsealed, []
         file.close()
         self.seal(self._root, self.session, events, file.path)
+        self.parts_due = True
 
     @staticmethod
     def seal(root: Path, session: str, events: Sequence[tuple[int, dict[str, Any]]], journal: Path) -> None:
         """Writes the part, then removes the journal. A crash in between leaves both, which readers count once."""
         if events:
-            folder = root / paths.PARTS
+            folder = inside(root, paths.PARTS)
             folder.mkdir(exist_ok=True)
             name = paths.part_file(session, events[0][0], events[-1][0])
             write_durably(folder / name, to_bytes(to_events(events)))
@@ -90,12 +95,15 @@ class ObjectWriter(EventWriter):
         self.session = session
         self._location = location
         self._next = 0
+        self._appends = 0
 
     def append(self, records: Sequence[Record]) -> None:
         first, self._next = self._next, self._next + len(records)
         numbered = [(sequence, record.to_dict()) for sequence, record in enumerate(records, start=first)]
         name = paths.part_file(self.session, first, self._next - 1)
         self._location.write(f"{paths.PARTS}/{name}", to_bytes(to_events(numbered)))
+        self._appends += 1
+        self.parts_due = self.parts_due or self._appends % FANOUT == 0
 
     def close(self) -> None:
         """Nothing is held back."""

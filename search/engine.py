@@ -19,7 +19,7 @@ from ..results import Record, StorageError, Store, Study, StudyError, open_study
 from ..results.location import Location, locate, storage_errors
 from ..results.lock import DriverLock
 from ..results.paths import plot_path
-from ..results.record import from_table
+from ..results.untrusted import inside
 from ..spaces import SpecError, StudySpec, TrialConfig, change_spec, check_changes
 from ..spaces.datasets import Dataset, load_dataset
 from ..trainables import Trial, check_space
@@ -105,12 +105,12 @@ def resume(
         wanted = _changed(before, spec, overrides, more_trials)
         data = checked_data(wanted, data_dir, allow_code)
         check_resources(wanted, address)
-        events = from_table(Study(store).events())
-        proposed = sum(event.event == "proposed" for event in events)
+        study = Study(store)
+        proposed = study.states().total()
         if wanted.trials < proposed:
             raise SpecError(f"trials must be at least {proposed}, as many as the study has, got {wanted.trials}")
         run = StudyRun(wanted, store, on_change=observe, may_write=lock.check)
-        run.replay(events)
+        run.replay(study.replay())
         if run.limit_reached and not run.finished and not _untested(store):
             raise StudyError(f"{run.limit_reached.story}; raise the limit: {run.limit_reached.remedy(store.uri)}")
         if wanted != before:
@@ -202,9 +202,7 @@ def _run_trials(run: StudyRun, location: Location, data: Any, at_once: int, allo
 
 def _untested(store: Store) -> list[dict[str, Any]]:
     """Rows of the validation front that have not been measured on the test split yet."""
-    study = Study(store)
-    tested = {row["trial_id"] for row in study.reports().to_pylist() if row["split"] == "test"}
-    return [row for row in study.pareto_front().to_pylist() if row["trial_id"] not in tested]
+    return [record.to_dict() for record in Study(store).untested_front()]
 
 
 def _score_front_on_test(run: StudyRun, store: Store, data: Any, allow_code: bool) -> None:
@@ -247,6 +245,10 @@ def free_uri(storage: str, name: str) -> str:
 
 
 def plot_file(study: Study) -> Path:
-    """Where the picture of a study's front belongs: in the study, or here if that is on remote storage."""
+    """Where the picture of a study's front belongs: in the study, or here if that is on remote storage. Raises
+    UnsafePath where a link leads outside the study."""
     folder = study.store.location.local
-    return folder / plot_path("front.png") if folder else Path(f"{study.name}-front.png")
+    if folder is None:
+        return Path(f"{study.name}-front.png")
+    inside(folder, plot_path("front.png"))
+    return folder / plot_path("front.png")

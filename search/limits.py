@@ -21,6 +21,9 @@ UNITS = {
     "stagnation": "trials over since the hypervolume last grew",
 }
 
+_BLOCK = 1_024
+"""Trials that are compared with a front at once."""
+
 
 class Use(NamedTuple):
     """How much of one limit is used up, in the unit that its name tells: seconds, or trials for stagnation."""
@@ -119,6 +122,21 @@ class Growth:
         self._front = np.vstack([self._front[~(self._front <= point).all(axis=1)], point])
         if self.hypervolume > self._volume(self._at_growth) * (1 + self._tolerance):
             self._at_growth, self.stagnation = self._front, 0
+
+    def ended_in_turn(self, values: Floats) -> None:
+        """Many trials, one after the other ``(trials, objectives)``: as `ended` of each, NaN in place of None."""
+        for start in range(0, len(values), _BLOCK):
+            points = orient(values[start : start + _BLOCK], self._directions)
+            known = np.flatnonzero(np.isfinite(points).all(axis=1))
+            ahead = np.ones((len(known), len(self._front)), dtype=bool)
+            for best, column in zip(self._front.T, points[known].T, strict=True):
+                ahead &= best >= column[:, None]
+            before = -1
+            for number in known[~ahead.any(axis=1)].tolist():
+                self.stagnation += number - before - 1
+                self.ended(values[start + number].tolist())
+                before = number
+            self.stagnation += len(points) - before - 1
 
     def _volume(self, front: Floats) -> float:
         return hypervolume(front, orient([self._worst], self._directions)[0])

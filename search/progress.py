@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
@@ -13,10 +14,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ..results.record import OVER
 from .bands import best_by_band
 from .limits import Use, first_end
 from .scores import objective_values
-from .study_run import OVER, StudyRun
+
+if TYPE_CHECKING:
+    from .study_run import StudyRun
 
 ORDER = ("pending", "running", "paused", "completed", "stopped", "failed")
 SECONDS_BETWEEN_LINES = 10.0

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import pyarrow.compute as pc
-
-from ..results import Study
+from ..results import Study, StudyError
+from ..results.record import OVER
 from ..spaces import Limits
 from .bands import best_by_band
 from .limits import Growth, Use, first_end, uses
 from .progress import clock
-from .study_run import OVER
 
 QUIET_SECONDS = 120.0
 
@@ -44,14 +40,12 @@ def status_of(study: Study) -> dict[str, Any]:
     `ends_by`, whatever comes first of the trials and the limits. `seconds_since_last_event` tells a running study from
     an interrupted one: there is no other sign of life in a store.
     """
-    trials = study.trials()
-    counts = Counter(trials["state"].to_pylist())
-    planned = int(study.spec["trials"])
-    limits = Limits(**study.spec.get("limits", {}))
+    counts = study.states()
+    planned, limits = _planned(study)
     past = _past(study, limits)
     silent = time.time() - study.sessions[-1][1] if study.sessions else None
-    completed = trials.filter(pc.equal(trials["state"], "completed"))
-    pairs = zip(completed["sparsity"].to_pylist(), completed["verified_accuracy"].to_pylist(), strict=True)
+    completed = study.completed(("sparsity", "verified_accuracy")).drop_null()
+    pairs = zip(*(column.to_pylist() for column in completed.columns), strict=True)
     over = sum(counts[state] for state in OVER)
     used = [Use("trials", over, planned)]
     used += uses(
@@ -115,29 +109,30 @@ def _left(facts: Mapping[str, Any], limits: list[Use]) -> str:
     return f"about {clock(facts['seconds_left'])}{by}"
 
 
+def _planned(study: Study) -> tuple[int, Limits]:
+    """
+    Raises:
+        StudyError, SpecError: the spec, which may be anybody's, does not say it.
+    """
+    trials, limits = study.spec.get("trials"), study.spec.get("limits", {})
+    if not isinstance(trials, int) or not isinstance(limits, dict):
+        raise StudyError(f"the spec of {study.name} must have a number of trials and limits; see its study.json")
+    return trials, Limits(**limits)
+
+
 def _past(study: Study, limits: Limits) -> Past:
-    objectives = study.objectives
-    growth = Growth(objectives, limits.tolerance)
-    began = study.sessions[-1][0] if study.sessions else 0.0
-    cost: dict[str, float] = {}
-    values: dict[str, list[float]] = {}
-    newest_cost, over, newest_over = 0.0, 0, 0
-    columns = ["trial_id", "event", "split", "state", "time", "train_seconds", "verify_seconds"]
-    for row in study.events().select([*columns, *(name for name in objectives if name not in columns)]).to_pylist():
-        trial_id, newest = row["trial_id"], row["time"] >= began
-        if row["event"] == "report":
-            if row["split"] == "validation":
-                total = (row["train_seconds"] or 0.0) + (row["verify_seconds"] or 0.0)
-                newest_cost += newest * (total - cost.get(trial_id, 0.0))
-                cost[trial_id] = total
-                values[trial_id] = [math.nan if row[name] is None else float(row[name]) for name in objectives]
-                growth.measured(values[trial_id])
-        elif row["state"] in OVER:
-            over, newest_over = over + 1, newest_over + newest
-            growth.ended(values[trial_id] if row["state"] == "completed" else None)
-    seconds = [last - first for first, last in study.sessions]
+    sessions = study.sessions
+    course = study.course(study.objectives, sessions[-1][0] if sessions else 0.0)
+    growth = Growth(study.objectives, limits.tolerance)
+    ended = 0
+    for before, values in zip(course.ended_before.tolist(), course.worse.tolist(), strict=True):
+        growth.ended_in_turn(course.objectives[ended:before])
+        growth.measured(values)
+        ended = before
+    growth.ended_in_turn(course.objectives[ended:])
+    seconds = [last - first for first, last in sessions]
     return Past(
-        all=Pace(sum(seconds), over, sum(cost.values())),
-        newest=Pace(seconds[-1] if seconds else 0.0, newest_over, newest_cost),
+        all=Pace(sum(seconds), len(course.objectives), course.compute_seconds),
+        newest=Pace(seconds[-1] if seconds else 0.0, course.over_since, course.compute_seconds_since),
         stagnation=growth.stagnation,
     )

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import NamedTuple, NoReturn
 
 from ..results import Record, Store, StudyError
+from ..results.record import OVER
 from ..spaces import SpecError, StudySpec, TrialConfig
 from ..trainables.methods import fingerprint
 from .asha import SCHEDULERS
@@ -32,7 +33,6 @@ STATE_AFTER = {
     "stop": "stopped",
     "complete": "completed",
 }
-OVER = ("completed", "stopped", "failed")
 UNDER_WAY = ("pending", "running")
 
 EDITED = "study.json must have been edited: put the old values back, or start a new study with: sparsevlr search"
@@ -232,7 +232,8 @@ class StudyRun:
             raise error
 
     def replay(self, events: Iterable[Record]) -> None:
-        """Rebuild this state from the events of a store, in their order of arrival; nothing is appended for them.
+        """Rebuild this state from the events of a store, in their order of arrival; nothing is appended for them. As
+        in life, a report or a proposal that arrives again changes nothing.
 
         A report whose decision was lost in between is decided now, as it would have been then. Trials that were under
         way or halted are handed out first.
@@ -241,10 +242,15 @@ class StudyRun:
             StudyError: the events do not belong to this specification; nothing is appended then.
         """
         undecided: dict[str, tuple[str, int | None]] = {}
-        reports: list[Record] = []
+        superseded: dict[str, Record] = {}
         for event in events:
-            if event.split == "test":
+            known = self._reports.get(event.trial_id)
+            if event.split == "test" or (event.event == "proposed" and event.trial_id in self._configs):
                 continue
+            if event.event == "report" and known is not None:
+                if _rung(event) <= _rung(known):
+                    continue
+                superseded[event.trial_id] = known
             if event.event == "proposed":
                 config = self._recorded_config(event)
                 self._sampler.ask_again(len(self._configs), config)
@@ -256,13 +262,14 @@ class StudyRun:
             if event.event == "report":
                 self._check_rung(event)
                 undecided[event.trial_id] = (self._judge(event), event.rung)
-                reports.append(event)
             elif event.event != "proposed" and event.decision != "start":
                 undecided.pop(event.trial_id, None)
                 self._tell(event.trial_id)
-        # What was due to be removed when the driver was killed.
-        for report in reports:
-            if self._states[report.trial_id] in ("stopped", "failed") or self._reports[report.trial_id] is not report:
+        # What was due to be removed when the driver was killed. All that a report superseded before was removed then.
+        for report in superseded.values():
+            self._discard(report)
+        for trial_id, report in self._reports.items():
+            if self._states[trial_id] in ("stopped", "failed"):
                 self._discard(report)
         for trial_id, (decision, rung) in undecided.items():
             self._decided(trial_id, decision, rung)

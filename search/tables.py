@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+
+from ..results.configs import configuration
 
 if TYPE_CHECKING:
     from ..trainables.export import Check
@@ -209,14 +210,14 @@ def shown(name: str, value: Any) -> str:
 
 def with_interval(row: Mapping[str, Any]) -> str:
     """Verified accuracy and its 95 % interval, as `87.5% (83.6 - 90.5)`."""
-    if row["verified_accuracy"] is None:
+    if None in (row["verified_accuracy"], row["verified_low"], row["verified_high"]):
         return "-"
     return f"{row['verified_accuracy']:.1%} ({100 * row['verified_low']:.1f} - {100 * row['verified_high']:.1f})"
 
 
 def methods(config: str | None) -> str:
     """The methods of a configuration in a few words; no pattern is not worth one."""
-    values = json.loads(config) if config else {}
+    values = configuration(config)
     return ", ".join(str(values[name]) for name in METHODS if values.get(name, "unstructured") != "unstructured")
 
 

@@ -132,7 +132,7 @@ def test_a_damaged_checkpoint_is_named(store, add):
         with pytest.raises(StorageError, match=f"{path} cannot be read: state.json"):
             study.mask_overlap()
     (store.location.local / path / "state.json").unlink()
-    with pytest.raises(StorageError, match=f"{path} cannot be read: state.json: Failed to open"):
+    with pytest.raises(StorageError, match=f"{path} cannot be read: state.json: No such file"):
         study.mask_overlap()
 
 

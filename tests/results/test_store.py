@@ -3,9 +3,11 @@ import json
 import multiprocessing
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
@@ -20,6 +22,7 @@ from sparsevlr.results import (
     UnsafePath,
     journal,
     open_study,
+    parts,
     paths,
     writers,
 )
@@ -357,3 +360,50 @@ def test_a_study_from_before_a_column_existed_opens_and_goes_on(tmp_path, make_t
     assert open_study(tmp_path / "old").layers()["density"].to_pylist() == [0.4]
     assert (rows["b"]["layer_densities"], rows["b"]["csr_bytes"]) == ('{"0":0.4}', 7)
     assert open_study(tmp_path / "old").trials(where="csr_bytes is null")["trial_id"].to_pylist() == ["a"]
+
+
+def test_a_study_of_an_older_schema_version_opens_and_goes_on(tmp_path, make_trial):
+    Store.create(tmp_path / "old", {"trials": 2}).location.replace(
+        "study.json", json.dumps({"format": "sparsevlr-study", "schema_version": 0, "spec": {"trials": 2}}).encode()
+    )
+    few = ["trial_id", "state", "event", "rung", "split", "sparsity", "verified_accuracy", "time", "schema_version"]
+    rows = [record.to_dict() | {"schema_version": 0} for record in make_trial("a", 0.5, 0.9)]
+    table = pa.Table.from_pylist(rows, schema=parts.EVENT_SCHEMA).select(few)
+    pq.write_table(table, tmp_path / "old" / paths.PARTS / paths.part_file("000001-00000000", 0, 2))
+    with Store.open(tmp_path / "old", readonly=False) as store:
+        store.append(make_trial("b", 0.6, 0.8))
+        store.merge()
+    study = open_study(tmp_path / "old")
+    assert study.problems == ()
+    assert study.pareto_front()["trial_id"].to_pylist() == ["a", "b"]
+    assert [record.schema_version for record in study.replay()] == [0] * 3 + [1] * 3
+
+
+@pytest.mark.parametrize("where", ["part", "journal", "digest"])
+def test_events_of_a_newer_schema_version_are_refused_by_file(store, where):
+    event = failed("a")
+    store.append(replace(event, schema_version=2) if where == "journal" else event)
+    (file,) = (store.location.local / paths.JOURNAL).iterdir()
+    if where != "journal":
+        store.close()
+        (part,) = (store.location.local / paths.PARTS).iterdir()
+        table = pq.read_table(part)
+        table = table.set_column(table.column_names.index("schema_version"), "schema_version", pa.array([2]))
+        file = store.location.local / (paths.PARTS if where == "part" else paths.DIGESTS) / part.name
+        file.parent.mkdir(exist_ok=True)
+        pq.write_table(table.append_column("trial", pa.array([0])), file)
+    with pytest.raises(StudyError) as error:
+        open_study(store.uri).trials()
+    assert str(error.value) == f"{file} has schema version 2, this sparsevlr reads up to 1; install a newer one"
+
+
+def test_a_newer_version_that_only_added_columns_is_read(store, make_trial):
+    store.append(make_trial("a", 0.5, 0.9))
+    store.close()
+    (part,) = (store.location.local / paths.PARTS).iterdir()
+    table = pq.read_table(part)
+    pq.write_table(table.append_column("watts", pa.array([1.5] * len(table))), part)
+    content = json.loads((store.location.local / paths.STUDY_FILE).read_text())
+    (store.location.local / paths.STUDY_FILE).write_text(json.dumps(content | {"cluster": "new"}))
+    study = open_study(store.uri)
+    assert (study.pareto_front()["trial_id"].to_pylist(), study.problems) == (["a"], ())

@@ -2,7 +2,7 @@ import json
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsevlr.results import Record, StudyError, WhereError
@@ -154,6 +154,7 @@ def test_quoting_reaches_every_text(text):
     assert parse(f"error = '{quoted}'").mask(table).to_pylist() == [True, False, False]
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.none() | st.integers(0, 2) | st.text("xy", max_size=1)))
 def test_missing_values_pass_neither_a_test_nor_its_negation(config):
     table = pa.table({"config": pa.array([json.dumps(config), '{"a":0,"b":0,"c":0}'])})

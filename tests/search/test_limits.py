@@ -52,6 +52,20 @@ def test_a_network_that_is_worse_than_all_before_is_no_growth() -> None:
     assert ended(growth, 0.6, 400.0) == 0
 
 
+@given(
+    st.lists(st.sampled_from([[math.nan, math.nan], [0.5, 5.0], [0.6, 5.0], [0.5, 4.0], [0.9, 9.0], [0.1, 1.0]])),
+    st.sampled_from([0.0, 0.3]),
+)
+def test_many_in_turn_are_as_one_after_the_other(values: list[list[float]], tolerance: float) -> None:
+    one, many = (Growth(("verified_accuracy", "macs"), tolerance) for _ in range(2))
+    for growth in (one, many):
+        growth.measured([0.0, 10.0])
+    for value in values:
+        one.ended(None if math.isnan(value[0]) else value)
+    many.ended_in_turn(np.array(values).reshape(-1, 2))
+    assert (many.stagnation, many.hypervolume) == (one.stagnation, one.hypervolume)
+
+
 def test_without_figures_nothing_grows() -> None:
     growth = Growth(BOTH_MAXIMISED, 0.0)
     assert ended(growth, math.nan, 0.9) == 1

@@ -103,10 +103,10 @@ def _completed(study: Study, trial_id: str) -> Mapping[str, Any]:
     Raises:
         ExportError: there is none, or its training has not come to its end.
     """
-    rows = {row["trial_id"]: row for row in study.trials().to_pylist()}
-    if trial_id not in rows:
+    trial = study.trial(trial_id)
+    if trial is None:
         raise ExportError(f"there is no trial {trial_id!r} in {study.uri}; see them with: sparsevlr trials {study.uri}")
-    row: Mapping[str, Any] = rows[trial_id]
+    row: Mapping[str, Any] = trial.to_dict()
     if row["state"] != "completed" or row["checkpoint"] is None:
         raise ExportError(
             f"trial {trial_id} is {row['state']}: only completed trials can be exported; see them with: "
