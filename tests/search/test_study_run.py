@@ -266,7 +266,7 @@ def test_a_front_that_moves_after_all_ends_the_stagnation() -> None:
 def test_a_trial_that_was_halted_goes_on_first_when_stagnation_ends_in_the_same_session() -> None:
     spec = tiny(limits={"stagnation": 1})
     run = StudyRun(spec, Memory())
-    searcher = StudySearcher(run, slots=3)
+    searcher = StudySearcher(run, slots=lambda: 3)
     configs = [TrialConfig.from_json(searcher.suggest(name)["trial"]) for name in "abc"]
     for config in configs:
         run.started(config.trial_id)
@@ -286,7 +286,7 @@ def test_a_trial_that_was_halted_goes_on_first_when_stagnation_ends_in_the_same_
 
 def test_with_nothing_under_way_a_limit_ends_the_search() -> None:
     run = StudyRun(tiny(limits={"stagnation": 1}), Memory())
-    searcher = StudySearcher(run, slots=2)
+    searcher = StudySearcher(run, slots=lambda: 2)
     trial_id = json.loads(searcher.suggest("a")["trial"])["trial_id"]
     run.failed(trial_id, "broken")
     assert searcher.suggest("b") is None

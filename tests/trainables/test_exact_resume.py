@@ -1,6 +1,7 @@
 """A trial that resumes is the trial that never stopped, bit for bit, whatever ran before it on the same worker."""
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
@@ -40,13 +41,14 @@ def nursery() -> Iterator[Nursery]:
 @pytest.fixture
 def own_torch() -> Iterator[None]:
     """Puts back what a worker sets for its whole process."""
-    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    threads, dtype, at_sigterm = torch.get_num_threads(), torch.get_default_dtype(), signal.getsignal(signal.SIGTERM)
     deterministic = torch.are_deterministic_algorithms_enabled()
     yield
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
     torch.use_deterministic_algorithms(deterministic)
     torch.set_grad_enabled(True)
+    signal.signal(signal.SIGTERM, at_sigterm)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,6 @@ def test_what_ran_and_failed_before_on_the_same_actor_changes_nothing(
 ) -> None:
     (tmp_path / "spoiling_networks.py").write_text(OWN_ARCHITECTURE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("ray.get", mock.MagicMock())
     one = config("one-shot within an epoch")
     alone, used = study(tmp_path / "alone"), study(tmp_path / "used")
     nursery.run(on_actor, spec=spec.to_dict(), config=one.to_json(), folder=str(alone.local))
@@ -123,20 +124,15 @@ def test_what_ran_and_failed_before_on_the_same_actor_changes_nothing(
         path = f"checkpoints/00007/rung-{rung}"
         assert record["checkpoint"] == path
         assert bits(used, path) == bits(alone, path)
-        # A pause: another trial takes the actor, and Ray gives this one back by its checkpoint.
-        pointer = tmp_path / f"pointer-{rung}"
-        pointer.mkdir()
-        actor.save_checkpoint(str(pointer))
+        # A pause: another trial takes the actor, and this one comes back with its checkpoint.
         run(other)
-        actor.reset_config({"trial": one.to_json(), "checkpoint": None})
-        actor.load_checkpoint(str(pointer))
+        actor.reset_config({"trial": one.to_json(), "checkpoint": path})
 
 
 @pytest.mark.usefixtures("own_torch")
 def test_a_trial_finds_torch_as_in_a_fresh_process_and_leaves_its_random_numbers_alone(
-    spec: StudySpec, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: StudySpec, digits: Dataset, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("ray.get", mock.MagicMock())
     one = config().to_json()
     actor = new_actor(spec.to_dict(), one, study(tmp_path / "study"))
     torch.set_default_dtype(torch.float64)
