@@ -26,8 +26,8 @@ from ..trainables.ray_trainable import sees
 from .shipping import build_wheel
 
 PROBE_SECONDS = 5.0
-NODE_SECONDS = 120.0
-"""How long a node may take to start a first worker, which installs the package."""
+NODE_SECONDS = 600.0
+"""How long a node may take to install the package and to start a first worker; seconds, where it is not overloaded."""
 MOST_OF_A_REASON = 300
 COUNT_SECONDS = 5.0
 """How often the nodes of a cluster are counted."""

@@ -1,7 +1,10 @@
 """A trial that resumes is the trial that never stopped, bit for bit, whatever ran before it on the same worker."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
@@ -13,6 +16,7 @@ from sparsevlr.results import UnsafePath
 from sparsevlr.spaces import StudySpec, TrialConfig
 from sparsevlr.spaces.datasets import Dataset
 from sparsevlr.trainables import Trial, run_trial
+from sparsevlr.trainables.errors import Left
 from sparsevlr.trainables.training import Training
 
 from .fresh import Nursery, new_actor, on_actor, one_rung
@@ -89,6 +93,89 @@ def test_a_fresh_process_for_each_rung_changes_nothing(
         whole = study(tmp_path / f"whole-{number}")
         for record in run_trial(TrialConfig.from_json(one), spec, digits, location=whole):
             assert bits(where, record.checkpoint) == bits(whole, record.checkpoint)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "gradual",
+        "gradual after a dense stage",
+        "one-shot between epochs",
+        "drop-and-grow",
+        "iterative",
+        "averaged",
+        "dense",
+    ],
+)
+def test_a_trial_told_to_end_between_two_rungs_ends_bit_identical(
+    spec: StudySpec, digits: Dataset, tmp_path: Path, schedule: str
+) -> None:
+    one = config("gradual", **{"optimizer.average": 0.9}) if schedule == "averaged" else config(schedule)
+    whole, where = study(tmp_path / "whole"), study(tmp_path / "left")
+    through = run_trial(one, spec, digits, location=whole)
+    # Rungs are after epochs 1, 2 and 4: told after the third epoch, on the way to the last rung.
+    before = run_trial(one, spec, digits, location=where, on_report=lambda record: record.rung < 1)
+    ends = Trial(one, spec, digits, location=where)
+    ends.restore(str(before[-1].checkpoint))
+    asked = iter([False, True, True, True])
+    with pytest.raises(Left):
+        ends.advance(lambda: next(asked))
+    where.remove_folder("stages")
+    goes_on = Trial(one, spec, digits, location=where)
+    goes_on.restore(str(before[-1].checkpoint))
+    goes_on.restore_left()
+    asked = iter([False, True])
+    last = goes_on.advance(lambda: next(asked))
+    assert timeless(last) == timeless(through[-1])
+    assert bits(where, last.checkpoint) == bits(whole, last.checkpoint)
+    assert where.folders("checkpoints/00007") == ["rung-0", "rung-1", "rung-2"]
+
+
+def test_a_torn_or_outdated_checkpoint_of_a_trial_that_was_told_to_end_counts_as_none(
+    spec: StudySpec, digits: Dataset, tmp_path: Path
+) -> None:
+    one, where = config(), study(tmp_path / "study")
+    paths = [str(record.checkpoint) for record in run_trial(one, spec, digits, location=where)]
+
+    def epochs_from(path: str) -> int:
+        """How many epochs a trial trains that goes on from a checkpoint to the next rung."""
+        trial = Trial(one, spec, digits, location=where)
+        trial.restore(path)
+        trial.restore_left()
+        asked: list[bool] = []
+        trial.advance(lambda: bool(asked.append(False)))
+        return len(asked)
+
+    asked = iter([False, True, True])
+    ends = Trial(one, spec, digits, location=where)
+    ends.restore(paths[1])
+    with pytest.raises(Left):
+        ends.advance(lambda: next(asked))
+    assert epochs_from(paths[0]) == 1
+    (tmp_path / "study/checkpoints/00007/left/weights.safetensors").write_bytes(b"")
+    assert epochs_from(paths[1]) == 2
+    where.remove_folder("checkpoints/00007/left")
+    with pytest.raises(Left):
+        Trial(one, spec, digits, location=where).advance(lambda: True)
+    assert "left" not in where.folders("checkpoints/00007")
+
+
+def test_a_worker_that_is_told_to_end_says_so_and_one_that_takes_too_long_is_ended(
+    spec: StudySpec, tmp_path: Path, own_torch: None
+) -> None:
+    actor = new_actor(spec.to_dict(), config().to_json(), study(tmp_path / "study"))
+    step = Training._step
+
+    def told(*arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        step(*arguments)
+
+    with mock.patch.object(Training, "_step", told):
+        assert actor.step() == {"left": True}
+    program = "import time; from sparsevlr.trainables.ray_trainable import time_limit as t\nwith t(0.2): time.sleep(60)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
+    assert ended.returncode == 1
+    assert "Timeout" in ended.stderr
 
 
 @pytest.mark.usefixtures("own_torch")
