@@ -164,6 +164,8 @@ def test_a_worker_that_is_told_to_end_says_so_and_one_that_takes_too_long_is_end
     spec: StudySpec, tmp_path: Path, own_torch: None
 ) -> None:
     actor = new_actor(spec.to_dict(), config().to_json(), study(tmp_path / "study"))
+    # Rungs are after epochs 1, 2 and 4: only on the way to the last there is a place to leave.
+    assert [list(actor.step()) for _ in range(2)] == [["record"]] * 2
     step = Training._step
 
     def told(*arguments: object) -> None:
