@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -68,7 +69,8 @@ def case(file: Path, nodes: int, slots: int, trials_per_slot: int) -> dict[str, 
                 "TMPDIR": folder,
                 "PYTHONPATH": str(Path(__file__).parent),
                 "SLEEP_SECONDS": str(SECONDS),
-                "RAY_AUTH_MODE": "disabled",
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN": secrets.token_hex(32),
             }
             asked = {"nodes": nodes, "slots": slots, "trials": nodes * slots * trials_per_slot}
             subprocess.run(
@@ -88,10 +90,9 @@ def one(nodes: int, slots: int, trials: int) -> dict[str, Any]:
     from sparsevlr.spaces import StudySpec
 
     free = memory_free_gb()
-    here = {"node_ip_address": "127.0.0.1"}
-    cluster = Cluster(initialize_head=True, head_node_args=here | {"num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for _ in range(nodes):
-        cluster.add_node(num_cpus=slots, **here)
+        cluster.add_node(num_cpus=slots)
     engine.RayTrial = SleepingTrial  # type: ignore[misc,assignment]
     # Networks that nobody has trained cannot be scored on test.
     engine._untested = lambda store: []

@@ -41,7 +41,7 @@ def build(shape, classes, ending="well"):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, classes))
 """
 SPACE = {name: value for name, value in TINY["space"].items() if not name.startswith("architecture")}  # type: ignore[attr-defined]
-NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ class Search:
             if self._outcome.done():
                 self._outcome.result()
                 raise AssertionError("the search has ended already")
-            time.sleep(0.02)
+            time.sleep(0.3)
         return found
 
     def study(self) -> Study:
