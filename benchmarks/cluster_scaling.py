@@ -149,9 +149,7 @@ def report(folder: Path) -> None:
             f"{raw['driver_processor_share']:.1%} |"
         )
     print(f"\nat least {BOUND:.0%} of linear: {'met' if min(shares) >= BOUND else 'MISSED'}\n")
-    print(
-        "| trials at once | trials | trials per minute | ideal | results per second | driver, of a core | memory |"
-    )
+    print("| trials at once | trials | trials per minute | ideal | results per second | driver, of a core | memory |")
     print("|---|---|---|---|---|---|---|")
     many = [json.loads(file.read_text()) for file in folder.glob("many-*.json")]
     for raw in sorted(many, key=lambda raw: raw["slots"]):
