@@ -23,11 +23,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ..results.location import Location
 from ..spaces import SpecError, StudySpec
 from ..trainables.ray_trainable import sees
-from .shipping import build_wheel
+from .shipping import unpacked_wheel
 
 PROBE_SECONDS = 5.0
 NODE_SECONDS = 600.0
-"""How long a node may take to install the package and to start a first worker; seconds, where it is not overloaded."""
+"""How long a node may take to fetch the package and to start a first worker; seconds, where it is not overloaded."""
 MOST_OF_A_REASON = 300
 COUNT_SECONDS = 5.0
 """How often the nodes of a cluster are counted."""
@@ -230,7 +230,7 @@ def cluster(
             environment["env_vars"] = {"PYTHONPATH": paths}
         # A job that brings modules of its own brings the package, and Ray takes them from one of the two only.
         if address is not None and ship and "py_modules" not in _environment_of_job():
-            environment["py_modules"] = [str(build_wheel(Path(folder)))]
+            environment["py_modules"] = unpacked_wheel(Path(folder))
         with connection(address, runtime_env=environment or None, **local):
             if address is None:
                 yield lambda: workers(spec)

@@ -1,4 +1,4 @@
-"""The package as one file that workers on other machines install: a wheel of what runs here."""
+"""The package for workers on other machines: a wheel of what runs here."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def build_wheel(folder: Path) -> Path:
     """Write this package as a wheel into `folder`.
 
     It holds the modules that run here, whether they are installed or a checkout that is being worked on, so that
-    workers run what the driver runs. It names no requirements: Ray has pip install it apart from what a node has, and
-    pip would fetch all of them once more. Ray tells wheels apart by their names alone: the build number is a digest, so
-    that equal contents have equal names and different ones different names.
+    workers run what the driver runs. It names no requirements: where Ray is given a wheel it has pip install it apart
+    from what a node has, and pip would fetch all of them once more. Ray tells wheels apart by their names alone: the
+    build number is a digest, so that equal contents have equal names and different ones different names.
     """
     files = dict(_modules())
     number = version(PACKAGE)
@@ -43,6 +43,17 @@ def build_wheel(folder: Path) -> Path:
             # With the time left at its default, equal contents are equal bytes.
             archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
     return wheel
+
+
+def unpacked_wheel(folder: Path) -> list[str]:
+    """What is in the wheel, in `folder`: paths for the `py_modules` of a runtime environment.
+
+    Ray does without pip then, which a node may not have, or not on the path of Ray's processes; and of two nodes on one
+    machine, the second to install a wheel would remove it from the first.
+    """
+    with zipfile.ZipFile(build_wheel(folder)) as archive:
+        archive.extractall(folder)
+    return [str(path) for path in sorted(folder.iterdir()) if path.is_dir()]
 
 
 def _modules() -> Iterator[tuple[str, bytes]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
 from sparsevlr.results import Study
@@ -46,15 +47,12 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
 @pytest.fixture(scope="module")
 def bare_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The executables of an environment with all that the package requires, and pip, but without the package."""
+    """The executables of an environment with all that the package requires, but without the package."""
     folder = tmp_path_factory.mktemp("bare")
     venv.create(folder, with_pip=False)
     # An editable package is served by a .pth file, which Python reads in no folder that is only lent.
     site = next((folder / "lib").glob("python*/site-packages"))
     (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    pip = folder / "bin" / "pip"
-    pip.write_text(f'#!/bin/sh\nexec "{folder}/bin/python" -m pip "$@"\n')
-    pip.chmod(0o755)
     return folder / "bin"
 
 
@@ -69,7 +67,6 @@ class Nodes:
     def add(self) -> Any:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "executable", str(self._bare / "python"))
-            patch.setenv("PATH", f"{self._bare}{os.pathsep}{os.environ['PATH']}")
             return self._cluster.add_node(**NODE)
 
     def one(self) -> Any:
@@ -80,6 +77,8 @@ class Nodes:
         self._cluster.remove_node(node, allow_graceful=False)
 
     def end(self) -> None:
+        # A search that a failing test has left behind would keep its node.
+        ray.shutdown()
         self._cluster.shutdown()
 
 
