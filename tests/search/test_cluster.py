@@ -132,9 +132,9 @@ class Search:
         return self._outcome.result(PATIENCE_SECONDS)
 
 
-def spec(points: list[dict[str, object]], **changes: object) -> StudySpec:
-    space = SPACE | {"architecture": "own_networks:build", "architecture.ending": ["well", "hang"]}
-    return StudySpec.from_dict(json.loads(json.dumps(TINY)) | {"space": space, "starting_points": points} | changes)
+def spec(ending: str = "well", **changes: object) -> StudySpec:
+    space = SPACE | {"architecture": "own_networks:build", "architecture.ending": ending}
+    return StudySpec.from_dict(json.loads(json.dumps(TINY)) | {"space": space} | changes)
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def assert_as_bare(study: Study) -> None:
 @pytest.mark.usefixtures("own_code")
 def test_nodes_join_and_die_while_a_study_runs_and_nothing_is_lost_or_doubled(nodes: Nodes, tmp_path: Path) -> None:
     path, first = tmp_path / "study", nodes.add()
-    running = Search(spec([], trials=14), path, nodes.address)
+    running = Search(spec(trials=14), path, nodes.address)
     running.until(lambda: workers(first) and list(path.glob("checkpoints/*/*/state.json")))
     second = nodes.add()
     running.until(lambda: workers(second))
@@ -177,7 +177,7 @@ def test_nodes_join_and_die_while_a_study_runs_and_nothing_is_lost_or_doubled(no
 def test_a_trial_whose_worker_is_told_to_end_goes_on_from_its_last_epoch(nodes: Nodes, tmp_path: Path) -> None:
     path = tmp_path / "study"
     changes: dict[str, object] = {"epochs": 300, "scheduler": {"kind": "none"}}
-    running = Search(spec([{"sparsity": 0.5}], trials=1, **changes), path, nodes.address)
+    running = Search(spec(trials=1, **changes), path, nodes.address)
     told: set[str] = set()
 
     def left() -> bool:
@@ -198,7 +198,7 @@ def test_a_trial_whose_worker_is_told_to_end_goes_on_from_its_last_epoch(nodes: 
 
 @pytest.mark.usefixtures("own_code")
 def test_a_trial_that_hangs_fails_and_its_worker_is_ended(nodes: Nodes, tmp_path: Path) -> None:
-    asked = spec([{"architecture.ending": "hang"}], trials=1, limits={"rung_seconds": 3.0})
+    asked = spec("hang", trials=1, limits={"rung_seconds": 3.0})
     (trial,) = Search(asked, tmp_path / "study", nodes.address).study().trials().to_pylist()
     assert trial["state"] == "failed"
     assert "limits.rung_seconds is 3: its worker was ended" in trial["error"]
@@ -207,4 +207,4 @@ def test_a_trial_that_hangs_fails_and_its_worker_is_ended(nodes: Nodes, tmp_path
 def test_a_node_that_can_run_no_trial_is_named_before_any_runs(nodes: Nodes, tmp_path: Path) -> None:
     nodes.one()
     with pytest.raises(SpecError, match=r"node [0-9.]+ can run no trial: .*No module named 'sparsevlr'"):
-        search(spec([]), str(tmp_path / "study"), address=nodes.address, ship=False, allow_code=True)
+        search(spec(), str(tmp_path / "study"), address=nodes.address, ship=False, allow_code=True)
