@@ -58,6 +58,7 @@ def _cluster(address: str) -> str:
 
     with connection(address):
         nodes = [
-            ", ".join(f"{amount:g} {name}" for name, amount in sorted(node.items())) for node in resources_of_nodes()
+            ", ".join(f"{amount:g} {name}" for name, amount in sorted(node.items()))
+            for node in resources_of_nodes().values()
         ]
     return "; ".join(nodes)

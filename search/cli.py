@@ -41,6 +41,9 @@ WhereOption = Annotated[
 AddressOption = Annotated[
     str | None, typer.Option(metavar="ADDR", help="A running Ray cluster; default: this machine alone.")
 ]
+ShipOption = Annotated[
+    bool, typer.Option("--ship/--no-ship", help="Give the workers of that cluster this package, or trust in theirs.")
+]
 DataDirOption = Annotated[str | None, typer.Option(metavar="DIR", help="Where to look for data files first.")]
 AllowCodeOption = Annotated[
     bool, typer.Option("--allow-code", help="Run module:function of the spec, if you trust it.")
@@ -85,6 +88,7 @@ def search(
     name: Annotated[str | None, typer.Option(help="Name of the study; default: the spec's, numbered if taken.")] = None,
     storage: Annotated[str, typer.Option(metavar="URI", help="Where studies live.")] = "./studies",
     address: AddressOption = None,
+    ship: ShipOption = True,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the study.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec; repeatable.")
@@ -101,7 +105,7 @@ def search(
     overrides += [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     spec = load_spec(study, overrides)
     uri = f"{storage.rstrip('/')}/{spec.name}" if name is not None else free_uri(storage, spec.name)
-    options: dict[str, Any] = {"address": address, "data_dir": data_dir, "allow_code": allow_code}
+    options: dict[str, Any] = {"address": address, "ship": ship, "data_dir": data_dir, "allow_code": allow_code}
     _follow(uri, lambda observe: run(spec, uri, observe=observe, **options))
 
 
@@ -117,6 +121,7 @@ def resume(
         str | None, typer.Option(metavar="FILE", help="Take those keys from a spec; all others must be the study's.")
     ] = None,
     address: AddressOption = None,
+    ship: ShipOption = True,
     data_dir: DataDirOption = None,
     allow_code: AllowCodeOption = False,
 ) -> None:
@@ -128,7 +133,7 @@ def resume(
         "overrides": set_ or (),
         "more_trials": trials,
     }
-    options: dict[str, Any] = {"address": address, "data_dir": data_dir, "allow_code": allow_code}
+    options: dict[str, Any] = {"address": address, "ship": ship, "data_dir": data_dir, "allow_code": allow_code}
     _follow(study, lambda observe: run(study, observe=observe, **changes, **options))
 
 
@@ -207,6 +212,7 @@ def confirm(
     ] = None,
     seeds: Annotated[int, typer.Option(metavar="K", min=1, help="Fresh seeds for each trial.")] = 3,
     address: AddressOption = None,
+    ship: ShipOption = True,
     data_dir: DataDirOption = None,
     allow_code: AllowCodeOption = False,
     json_: JsonOption = False,
@@ -221,7 +227,7 @@ def confirm(
         reached = first.error if first.event == "failed" else f"{first.verified_accuracy:.1%} verified on validation"
         errors.print(f"{done} of {planned}: trial {first.trial_id}, {reached}")
 
-    options: dict[str, Any] = {"address": address, "data_dir": data_dir, "allow_code": allow_code}
+    options: dict[str, Any] = {"address": address, "ship": ship, "data_dir": data_dir, "allow_code": allow_code}
     try:
         rows = run(study, trials or None, seeds=seeds, observe=observe, **options)
     except KeyboardInterrupt:
@@ -330,6 +336,17 @@ def check(
         print(json.dumps(rows))
     else:
         output.print(plain_table(rows))
+
+
+@app.command()
+def wheel(out: Annotated[Path, typer.Option(metavar="DIR", help="A folder.")] = Path()) -> None:
+    """Write this package as the wheel that workers of a cluster are given, to submit a search as a Ray job."""
+    from .shipping import build_wheel
+
+    try:
+        print(build_wheel(out))
+    except OSError as error:
+        raise SpecError(f"cannot write a wheel into {out}: {error.strerror}; give a folder that is there") from error
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

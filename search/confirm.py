@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError
 
 from ..results import Record, open_study
 from ..results.confirmations import read_confirmations, save_confirmation
@@ -18,7 +19,7 @@ from ..spaces.datasets import Dataset
 from ..trainables import Trial
 from ..trainables.ray_trainable import failed_record, settle_torch
 from ..trainables.seeds import derived_seed
-from .cluster import check_resources, cluster, terminable
+from .cluster import as_trials_run, check_resources, cluster, terminable
 from .engine import checked_data
 
 Progress = Callable[[int, int, Sequence[Record]], None]
@@ -31,6 +32,7 @@ def confirm(
     *,
     seeds: int = 3,
     address: str | None = None,
+    ship: bool = True,
     data_dir: str | None = None,
     allow_code: bool = False,
     observe: Progress = lambda done, planned, records: None,
@@ -45,7 +47,7 @@ def confirm(
         uri: the study.
         trial_ids: of completed trials; by default the front's.
         seeds: how many for each trial, at least 1.
-        address, data_dir, allow_code: as for `search`.
+        address, ship, data_dir, allow_code: as for `search`.
         observe: for a display.
 
     Returns:
@@ -73,7 +75,8 @@ def confirm(
     if planned:
         data = checked_data(spec, data_dir, allow_code)
         check_resources(spec, address)
-        with terminable(), cluster(spec, address, allow_code), terminable():
+        reached = cluster(spec, location, address, allow_code=allow_code, ship=ship)
+        with terminable(), reached, terminable():
             _run(spec, planned, ray.put(data), location, allow_code, observe)
     return study.confirmations(trial_ids)
 
@@ -86,14 +89,20 @@ def _run(
     allow_code: bool,
     observe: Progress,
 ) -> None:
-    resources = spec.resources
-    train = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)(trained_again)
-    numbers = {train.remote(spec.to_dict(), row, number, data, location, allow_code): number for row, number in planned}
-    waiting = list(numbers)
+    train = as_trials_run(spec, trained_again)
+    tasks = {
+        train.remote(spec.to_dict(), row, number, data, location, allow_code): (row["trial_id"], number)
+        for row, number in planned
+    }
+    waiting = list(tasks)
     while waiting:
         done, waiting = ray.wait(waiting)
-        records = ray.get(done[0])
-        save_confirmation(location, numbers[done[0]], records)
+        trial_id, number = tasks[done[0]]
+        try:
+            records = ray.get(done[0])
+        except RayError as error:
+            records = [failed_record(trial_id, error)]
+        save_confirmation(location, number, records)
         observe(len(planned) - len(waiting), len(planned), records)
 
 

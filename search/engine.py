@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 
 from ..results import Record, StorageError, Store, Study, StudyError, open_study
 from ..results.location import Location, locate, storage_errors
@@ -23,13 +24,13 @@ from ..results.untrusted import inside
 from ..spaces import SpecError, StudySpec, TrialConfig, change_spec, check_changes
 from ..spaces.datasets import Dataset, load_dataset
 from ..trainables import Trial, check_space
-from ..trainables.ray_trainable import Gate, RayTrial, failed_record
-from .cluster import check_resources, cluster, terminable
+from ..trainables.ray_trainable import RayTrial, failed_record, settle_torch
+from .cluster import as_trials_run, check_resources, cluster, terminable, trial_resources
 from .ray_adapters import StudyCallback, StudyScheduler, StudySearcher
 from .study_run import StudyRun
 
-WORKER_RETRIES = 2
-GATE_SECONDS = 60.0
+MOST_PENDING = 10_000
+"""Trials that Ray may ask for ahead: more than there will ever be slots, which the searcher keeps to."""
 
 Observer = Callable[[StudyRun], None]
 """Called when a study begins to run and after each of its events, for a display."""
@@ -40,6 +41,7 @@ def search(
     uri: str,
     *,
     address: str | None = None,
+    ship: bool = True,
     data_dir: str | None = None,
     allow_code: bool = False,
     observe: Observer = lambda run: None,
@@ -50,6 +52,7 @@ def search(
         spec: what to search.
         uri: where the study shall live, STORAGE/NAME; a path or any pyarrow URI.
         address: of a running Ray cluster; None starts one on this machine and ends it afterwards.
+        ship: whether workers of that cluster get this package from here; else it has to be installed on every node.
         data_dir: where data files are looked for first.
         allow_code: whether `module:function` in the spec may run.
         observe: for a display.
@@ -65,7 +68,8 @@ def search(
     data = checked_data(spec, data_dir, allow_code)
     check_resources(spec, address)
     with Store.create(uri, spec.to_dict()) as store, DriverLock(store.location) as lock:
-        _run(StudyRun(spec, store, on_change=observe, may_write=lock.check), store, data, address, allow_code, observe)
+        run = StudyRun(spec, store, on_change=observe, may_write=lock.check)
+        _run(run, store, data, observe, address=address, ship=ship, allow_code=allow_code)
     return open_study(uri)
 
 
@@ -76,6 +80,7 @@ def resume(
     spec: StudySpec | None = None,
     overrides: Sequence[str] = (),
     address: str | None = None,
+    ship: bool = True,
     data_dir: str | None = None,
     allow_code: bool = False,
     observe: Observer = lambda run: None,
@@ -91,7 +96,7 @@ def resume(
         spec: what the study shall be from now on, its name aside; by default what it is. Only keys of `MAY_CHANGE` may
             differ, and all that differs beyond is named by the error.
         overrides: `key=value` on top of that, as for `load_spec`.
-        address, data_dir, allow_code, observe: as for `search`.
+        address, ship, data_dir, allow_code, observe: as for `search`.
 
     Raises:
         StudyMissing: there is no such study.
@@ -116,7 +121,7 @@ def resume(
         if wanted != before:
             store.replace_spec(wanted.to_dict())
         store.seal_abandoned()
-        _run(run, store, data, address, allow_code, observe)
+        _run(run, store, data, observe, address=address, ship=ship, allow_code=allow_code)
     return open_study(uri)
 
 
@@ -146,29 +151,30 @@ def checked_data(spec: StudySpec, data_dir: str | None, allow_code: bool) -> Dat
     return data
 
 
-def _run(run: StudyRun, store: Store, data: Dataset, address: str | None, allow_code: bool, observe: Observer) -> None:
+def _run(
+    run: StudyRun, store: Store, data: Dataset, observe: Observer, *, address: str | None, ship: bool, allow_code: bool
+) -> None:
     observe(run)
     if not run.finished or _untested(store):
         # Twice: Ray, when it starts, puts handlers of its own in the place of ours, and ends with an abort.
-        with terminable(), cluster(run.spec, address, allow_code) as at_once, terminable():
+        reached = cluster(run.spec, store.location, address, allow_code=allow_code, ship=ship)
+        with terminable(), reached as slots, terminable():
+            # Once for all: a node fetches them when its first trial asks, and its trials read them from shared memory.
             shared = ray.put(data)
             if not run.finished and not run.limit_reached:
-                _run_trials(run, store.location, shared, at_once, allow_code)
+                _run_trials(run, store.location, shared, slots, allow_code)
             _score_front_on_test(run, store, shared, allow_code)
     if run.finished:
         store.discard_stages()
 
 
-def _run_trials(run: StudyRun, location: Location, data: Any, at_once: int, allow_code: bool) -> None:
+def _run_trials(run: StudyRun, location: Location, data: Any, slots: Callable[[], int], allow_code: bool) -> None:
     spec = run.spec
     # Ray starts one worker after the other for a searcher of one's own, unless told how many may be under way.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)
-    gate = ray.remote(num_cpus=0)(Gate).remote(max(1, min(at_once, run.trials_left)), GATE_SECONDS)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MOST_PENDING)
     trainable = tune.with_resources(
-        tune.with_parameters(
-            RayTrial, spec=spec.to_dict(), data=data, study=location, allow_code=allow_code, gate=gate
-        ),
-        {"cpu": spec.resources.cpus_per_trial, "gpu": spec.resources.gpus_per_trial},
+        tune.with_parameters(RayTrial, spec=spec.to_dict(), data=data, study=location, allow_code=allow_code),
+        tune.PlacementGroupFactory([trial_resources(spec)]),
     )
     # Ray's own files of a run are of no further use: the study's store holds everything.
     scratch = tempfile.mkdtemp(prefix="sparsevlr-")
@@ -176,7 +182,7 @@ def _run_trials(run: StudyRun, location: Location, data: Any, at_once: int, allo
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(run, at_once),
+                search_alg=StudySearcher(run, slots),
                 scheduler=StudyScheduler(run),
                 num_samples=-1,
                 reuse_actors=True,
@@ -186,8 +192,9 @@ def _run_trials(run: StudyRun, location: Location, data: Any, at_once: int, allo
                 storage_path=scratch,
                 verbose=0,
                 callbacks=[StudyCallback(run)],
-                failure_config=tune.FailureConfig(max_failures=WORKER_RETRIES),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=False),
+                # How often a trial may lose its worker the study decides.
+                failure_config=tune.FailureConfig(max_failures=-1),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         ).fit()
     except Exception:
@@ -207,12 +214,23 @@ def _untested(store: Store) -> list[dict[str, Any]]:
 
 def _score_front_on_test(run: StudyRun, store: Store, data: Any, allow_code: bool) -> None:
     """Measure the validation front on the test split, each trial once; the search never sees these rows."""
-    resources = run.spec.resources
-    score = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)(score_on_test)
-    waiting = [score.remote(run.spec.to_dict(), row, data, store.location, allow_code) for row in _untested(store)]
+    score = as_trials_run(run.spec, scored_on_test)
+    rows = {score.remote(run.spec.to_dict(), row, data, store.location, allow_code): row for row in _untested(store)}
+    waiting = list(rows)
     while waiting:
         done, waiting = ray.wait(waiting)
-        run.tested(ray.get(done[0]))
+        try:
+            record = ray.get(done[0])
+        except RayError as error:
+            # Its worker died, again and again: Ray retries such tasks by itself.
+            record = _without_figures(rows[done[0]], error)
+        run.tested(record)
+
+
+def scored_on_test(spec: dict[str, Any], *arguments: Any) -> Record:
+    """`score_on_test` on a worker."""
+    settle_torch(StudySpec.from_dict(spec))
+    return score_on_test(spec, *arguments)
 
 
 def score_on_test(
@@ -229,8 +247,12 @@ def score_on_test(
         trial.restore(row["checkpoint"])
         return trial.score_on_test()
     except Exception as error:
-        failed = failed_record(config.trial_id, error)
-        return replace(failed, event="report", state="running", split="test", rung=row["rung"])
+        return _without_figures(row, error)
+
+
+def _without_figures(row: dict[str, Any], error: Exception) -> Record:
+    failed = failed_record(row["trial_id"], error)
+    return replace(failed, event="report", state="running", split="test", rung=row["rung"])
 
 
 def free_uri(storage: str, name: str) -> str:

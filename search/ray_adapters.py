@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
@@ -12,6 +14,7 @@ from ray.tune.search import Searcher
 
 from ..results import Record, StorageError
 from ..spaces import TrialConfig
+from .cluster import last_line
 from .study_run import StudyRun
 
 
@@ -24,15 +27,19 @@ class StudySearcher(Searcher):
 
     Ray asks ahead of demand; a proposal made early would know less than it could, and with one worker the same seed
     would not give the same study.
+
+    Args:
+        run: the study.
+        slots: how many trials fit at once, which changes as nodes come and go.
     """
 
-    def __init__(self, run: StudyRun, slots: int) -> None:
+    def __init__(self, run: StudyRun, slots: Callable[[], int]) -> None:
         super().__init__(metric=None, mode=None)
         self._run, self._slots = run, slots
         self._live: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if len(self._live) >= self._slots:
+        if len(self._live) >= self._slots():
             return None
         assignment = self._run.next_trial()
         if assignment is None:
@@ -52,13 +59,33 @@ class StudySearcher(Searcher):
 
 
 class StudyScheduler(FIFOScheduler):
-    """Passes each report on, and does as it is told. Ray calls the scheduler before all callbacks."""
+    """Passes each report on, and does as it is told. Ray calls the scheduler before all callbacks.
+
+    A worker that falls idle goes to the trial that has waited least. A worker takes seconds to start, and Ray ends one
+    that is starting when its trial is given to another worker: with short trials, or many, the first workers so would
+    take all there is, and those on a node that has joined would never come up.
+    """
 
     def __init__(self, run: StudyRun) -> None:
         super().__init__()
         self._run = run
+        self._waiting: list[RayTrial] = []
+
+    def on_trial_add(self, tune_controller: Any, trial: RayTrial) -> None:
+        self._waiting.append(trial)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> RayTrial | None:
+        self._waiting = [trial for trial in self._waiting if trial.status == RayTrial.PENDING]
+        for trial in [trial for trial in self._waiting if self._run.is_over(_trial_id(trial))]:
+            # Its worker died, and it is not to have another one.
+            self._waiting.remove(trial)
+            tune_controller.stop_trial(trial)
+        return self._waiting[-1] if self._waiting else None
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
+        if "left" in result:
+            self._run.left(_trial_id(trial))
+            return str(TrialScheduler.CONTINUE)
         if "storage_error" in result:
             self._run.break_off(StorageError(result["storage_error"]))
         record = Record(**json.loads(result["record"]))
@@ -66,14 +93,13 @@ class StudyScheduler(FIFOScheduler):
             self._run.failed(record.trial_id, record.error or "no reason given")
             return str(TrialScheduler.STOP)
         decision = self._run.reported(record)
+        # What the trial goes on from, should it lose its worker.
+        trial.config["checkpoint"] = self._run.reports[record.trial_id].checkpoint
         return str(TrialScheduler.CONTINUE if decision == "continue" else TrialScheduler.STOP)
 
 
 class StudyCallback(Callback):
-    """Passes on that a trial has begun to run, and that its worker died more often than is forgiven.
-
-    A scheduler hears of every death, also of those after which the trial goes on from its checkpoint.
-    """
+    """Passes on that a trial has begun to run, and that its worker died, with the reason that Ray gives."""
 
     def __init__(self, run: StudyRun) -> None:
         self._run = run
@@ -81,9 +107,17 @@ class StudyCallback(Callback):
     def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
         self._run.started(_trial_id(trial))
 
+    def on_trial_recover(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
+        self._run.worker_died(_trial_id(trial), _reason(trial))
+
     def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
-        died = "the worker process died repeatedly: it was killed or ran out of memory"
-        self._run.failed(_trial_id(trial), died)
+        """The worker died when it was just given the trial: this Ray gives up on."""
+        self._run.worker_died(_trial_id(trial), _reason(trial))
+        self._run.hand_back(_trial_id(trial))
+
+
+def _reason(trial: RayTrial) -> str:
+    return last_line(Path(trial.error_file).read_text()) if trial.error_file else "no reason given"
 
 
 def _trial_id(trial: RayTrial) -> str:

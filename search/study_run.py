@@ -7,8 +7,9 @@ replaying its events leads to the same sampler, the same rungs and the same unfi
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,6 +35,9 @@ STATE_AFTER = {
     "complete": "completed",
 }
 UNDER_WAY = ("pending", "running")
+
+WORKER_RETRIES = 2
+"""How many workers of a trial may die from one of its reports to the next."""
 
 EDITED = "study.json must have been edited: put the old values back, or start a new study with: sparsevlr search"
 
@@ -82,6 +86,9 @@ class StudyRun:
         self._unfinished: deque[str] = deque()
         self._halted: set[str] = set()
         self._clock, self._began = clock, clock()
+        self._heard: dict[str, float] = {}
+        self._deaths: Counter[str] = Counter()
+        self._left: set[str] = set()
         self._compute_seconds = 0.0
         self._growth = Growth(spec.objectives, spec.limits.tolerance)
 
@@ -160,6 +167,7 @@ class StudyRun:
         return self._new()
 
     def _from_checkpoint(self, trial_id: str) -> Assignment:
+        self._heard.pop(trial_id, None)
         report = self._reports.get(trial_id)
         return Assignment(self._configs[trial_id], report.checkpoint if report else None)
 
@@ -190,6 +198,7 @@ class StudyRun:
 
     def started(self, trial_id: str) -> None:
         """A trial begins to run; a second start, after its worker died, is no news."""
+        self._heard[trial_id] = self._clock()
         if self._states[trial_id] == "pending":
             self._decided(trial_id, "start", None)
 
@@ -205,6 +214,8 @@ class StudyRun:
         if known is not None and _rung(record) <= _rung(known):
             return "continue"
         self._append(record)
+        self._heard[record.trial_id] = self._clock()
+        self._deaths.pop(record.trial_id, None)
         if known is not None:
             self._discard(known)
         decision = self._judge(record)
@@ -213,6 +224,34 @@ class StudyRun:
         if decision == "halt":
             self._unfinished.append(record.trial_id)
         return decision
+
+    def left(self, trial_id: str) -> None:
+        """The worker of a trial has been told to end, and does: nothing that is held against the trial."""
+        self._left.add(trial_id)
+
+    def worker_died(self, trial_id: str, reason: str) -> None:
+        """The worker of a trial is gone. The trial goes on elsewhere from its last checkpoint, unless it hung, or lost
+        too many workers since its last report."""
+        silent, allowed = self._clock() - self._heard.pop(trial_id, math.inf), self.spec.limits.rung_seconds
+        if allowed is not None and silent >= allowed:
+            self.failed(
+                trial_id, f"no report for {silent:.0f} s, and limits.rung_seconds is {allowed:g}: its worker was ended"
+            )
+        elif trial_id in self._left:
+            self._left.discard(trial_id)
+        else:
+            self._deaths[trial_id] += 1
+            if self._deaths[trial_id] > WORKER_RETRIES:
+                self.failed(trial_id, f"the worker process died {self._deaths[trial_id]} times in a row: {reason}")
+
+    def hand_back(self, trial_id: str) -> None:
+        """A trial that was handed out does not run; it is handed out again, unless it is over."""
+        if self._states[trial_id] in UNDER_WAY:
+            self._unfinished.append(trial_id)
+
+    def is_over(self, trial_id: str) -> bool:
+        """Whether a trial has come to its end."""
+        return self._states[trial_id] in OVER
 
     def tested(self, record: Record) -> None:
         """A trial of the front is measured on the test split, after the search."""

@@ -149,12 +149,15 @@ class Limits(SpecModel):
         stagnation: trials that have come to their end (completed, stopped or failed) since the hypervolume of the
             completed ones last grew.
         tolerance: relative growth of the hypervolume that is none yet.
+        rung_seconds: of a trial from one report to the next, which ends no study: the trial is taken to hang, and has
+            failed.
     """
 
     wall_seconds: StrictFloat | None = Field(default=None, gt=0)
     compute_seconds: StrictFloat | None = Field(default=None, gt=0)
     stagnation: StrictInt | None = Field(default=None, ge=1)
     tolerance: StrictFloat = Field(default=0.001, ge=0)
+    rung_seconds: StrictFloat | None = Field(default=None, gt=0)
 
 
 @final
@@ -162,9 +165,21 @@ class Resources(SpecModel):
     """What trials run on.
 
     Attributes:
+        cpus_per_trial: processor cores; a trial has as many threads, one at least.
+        gpus_per_trial: a fraction of one, or whole ones.
+        memory_gb_per_trial: memory that is set aside on the trial's node, in units of 10^9 bytes; None sets none aside.
+            Trials are placed by it, nothing ends one that takes more.
         workers: trials at the same time; as many as fit by default.
     """
 
     cpus_per_trial: StrictFloat = Field(default=1.0, gt=0)
     gpus_per_trial: StrictFloat = Field(default=0.0, ge=0)
+    memory_gb_per_trial: StrictFloat | None = Field(default=None, gt=0)
     workers: StrictInt | None = Field(default=None, ge=1)
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _check_gpus(cls, gpus: float) -> float:
+        if gpus > 1 and gpus % 1:
+            raise SpecError(f"gpus_per_trial must be a fraction of one GPU or a whole number of them, got {gpus:g}")
+        return gpus

@@ -2,65 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import faulthandler
 import json
+import signal
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 from ray import tune
-from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.actor import exit_actor
 
 from ..results import Record, StorageError
 from ..results.location import Location
-from ..results.paths import STATE
+from ..results.paths import STUDY_FILE
 from ..spaces import StudySpec, TrialConfig
 from ..spaces.datasets import Dataset
-from .errors import TrialError
+from .errors import Left, TrialError
 from .trial import Trial
-
-POINTER = "checkpoint.json"
-
-
-class Gate:
-    """An actor that holds the first workers of a study back until all of them are up.
-
-    A worker takes seconds to start. Ray gives a trial that waits for one to the next worker that falls idle, and ends
-    the one that was starting: with short trials the first worker so takes all, and nothing ever runs side by side.
-
-    Args:
-        workers: how many to wait for.
-        timeout: seconds after which the first ones go on without the others.
-    """
-
-    def __init__(self, workers: int, timeout: float) -> None:
-        self._missing, self._timeout = workers, timeout
-        self._open = asyncio.Event()
-
-    async def arrive(self) -> None:
-        """Returns once all have arrived, or after the timeout; from then on at once."""
-        self._missing -= 1
-        if self._missing <= 0:
-            self._open.set()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._open.wait(), self._timeout)
-        self._open.set()
 
 
 class RayTrial(tune.Trainable):
     """One step is one rung; the result is the rung's record as JSON.
 
     A trial that fails reports its error as a result, so that the worker lives on for the next trial; where the study's
-    storage fails, the result says so instead of a record. Ray's checkpoint
-    is only a pointer to the study's own; its folder is disposable.
+    storage fails, the result says so instead of a record. Ray's checkpoints are not used, since they need storage of
+    their own that all nodes share: a configuration names the study's checkpoint to go on from.
+
+    On SIGTERM the worker saves its trial after the epoch that it is in, says so, and ends.
     """
 
     _trial: Trial | None
-    _checkpoint: str | None
+    _stepping = _leaving = False
 
     def setup(
         self,
@@ -70,24 +45,27 @@ class RayTrial(tune.Trainable):
         data: Dataset,
         study: Location,
         allow_code: bool,
-        gate: ActorHandle,
     ) -> None:
         self._spec, self._data, self._allow_code = StudySpec.from_dict(spec), data, allow_code
         self._location = study
+        signal.signal(signal.SIGTERM, self._told_to_end)
         self._begin(config)
-        # A gate whose process has died stands open: every later trial would fail for want of it.
-        with contextlib.suppress(RayActorError):
-            ray.get(gate.arrive.remote())
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._end_if_told()
         self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
+        self._end_if_told()
+        self._stepping = True
         try:
-            if self._trial is None:
-                self._trial = self._build()
-            record = self._trial.advance()
+            with time_limit(self._spec.limits.rung_seconds):
+                if self._trial is None:
+                    self._trial = self._build()
+                record = self._trial.advance(lambda: self._leaving)
+        except Left:
+            return {"left": True}
         except StorageError as error:
             # Not this trial's fault: every other one would meet it too, so the driver ends the study.
             self._trial = None
@@ -97,27 +75,35 @@ class RayTrial(tune.Trainable):
             # what the next trial on this worker needs.
             self._trial = None
             record = failed_record(self._config.trial_id, error)
-        self._checkpoint = record.checkpoint
+        finally:
+            self._stepping = False
         return {"record": json.dumps(record.to_dict())}
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        (Path(checkpoint_dir) / POINTER).write_text(json.dumps({"path": self._checkpoint}))
+    def _told_to_end(self, number: int, frame: object) -> None:
+        self._leaving = True
+        if not self._stepping:
+            exit_actor()
 
-    def load_checkpoint(self, checkpoint: str | dict[str, Any] | None) -> None:
-        assert isinstance(checkpoint, str)
-        self._checkpoint = json.loads((Path(checkpoint) / POINTER).read_text())["path"]
+    def _end_if_told(self) -> None:
+        if self._leaving:
+            exit_actor()
 
     def _begin(self, config: dict[str, Any]) -> None:
         settle_torch(self._spec)
         self._config = TrialConfig.from_json(config["trial"])
-        self._trial = None
-        self._checkpoint = config["checkpoint"]
+        self._trial, self._checkpoint = None, config["checkpoint"]
 
     def _build(self) -> Trial:
         trial = Trial(self._config, self._spec, self._data, location=self._location, allow_code=self._allow_code)
         if self._checkpoint is not None:
-            trial.restore(standing_checkpoint(self._location, self._checkpoint))
+            trial.restore(self._checkpoint)
+        trial.restore_left()
         return trial
+
+
+def sees(location: Location) -> bool:
+    """Whether the study at `location` is to be seen from this process, which can import all that a trial needs."""
+    return location.has(STUDY_FILE)
 
 
 def settle_torch(spec: StudySpec) -> None:
@@ -133,17 +119,16 @@ def settle_torch(spec: StudySpec) -> None:
     torch.set_grad_enabled(True)
 
 
-def standing_checkpoint(location: Location, path: str) -> str:
-    """`path`, or the newest checkpoint of the same trial where that one has been removed.
-
-    The driver removes a checkpoint when the report of the next one has arrived, which may be before Ray has learnt of
-    the next one: a worker that dies in between is restored by the older pointer.
-    """
-    if location.has(f"{path}/{STATE}"):
-        return path
-    folder = path.rpartition("/")[0]
-    rungs = [name for name in location.folders(folder) if location.has(f"{folder}/{name}/{STATE}")]
-    return f"{folder}/{max(rungs, key=lambda name: int(name.rpartition('-')[2]))}" if rungs else path
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """End this process where what is within takes longer, whatever it is stuck in, and say on stderr where that was."""
+    if seconds is not None:
+        faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        if seconds is not None:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def failed_record(trial_id: str, error: Exception) -> Record:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
@@ -28,6 +28,14 @@ from .pruning import Candidates
 from .seeds import derived_seed, generator
 from .sparsification import Sparsification
 from .steps import Steps
+
+Leaving = Callable[[], bool]
+"""Whether this process has been asked to end, for whoever can save what there is."""
+
+
+def stay() -> bool:
+    """Nobody has asked."""
+    return False
 
 
 class Training:
@@ -98,28 +106,29 @@ class Training:
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"trial {self._methods.start.parent} cannot be the parent: {error}") from error
 
-    def train_until(self, epoch: int) -> None:
-        """Train until `epoch` epochs are done.
+    def train_until(self, epoch: int, leaving: Leaving = stay) -> None:
+        """Train until `epoch` epochs are done, or until `leaving` says so between two of them.
 
         Raises:
             Diverged: the loss, or in the end a weight, is not finite.
         """
         with self._timed():
-            self._train_epochs(epoch)
+            self._train_epochs(epoch, leaving)
             # A schedule may fall due exactly at the end of an epoch.
             self._sparsification.at_rest(self.epoch * self._steps.per_epoch)
             if self._average:
                 self._average.prune_(self.mask)
             self._check_finite()
 
-    def train_stage_until(self, epoch: int) -> None:
-        """Train until `epoch` epochs of the dense stage are done; what falls due at its very end is not pruned yet.
+    def train_stage_until(self, epoch: int, leaving: Leaving = stay) -> None:
+        """Train until `epoch` epochs of the dense stage are done, or until `leaving` says so between two of them; what
+        falls due at its very end is not pruned yet.
 
         Raises:
             Diverged: the loss, or in the end a weight, is not finite.
         """
         with self._timed():
-            self._train_epochs(epoch)
+            self._train_epochs(epoch, leaving)
             self._check_finite()
 
     @property
@@ -221,8 +230,8 @@ class Training:
         yield
         self.train_seconds += time.perf_counter() - started
 
-    def _train_epochs(self, until: int) -> None:
-        while self.epoch < until:
+    def _train_epochs(self, until: int, leaving: Leaving) -> None:
+        while self.epoch < until and not leaving():
             self._train_epoch()
             self.epoch += 1
         # Whoever goes on from here, this training or one that loads its checkpoint, begins with the whole network.

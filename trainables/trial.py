@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
@@ -21,13 +22,16 @@ from .bounds import ReLUStates, relu_states, trace, unstable_relu_fraction
 from .checkpoint import Checkpoint
 from .compaction import Compaction, compact
 from .dense_stage import DenseStage
-from .errors import CheckpointError, Diverged
+from .errors import CheckpointError, Diverged, Left
 from .layer_measures import GRADIENT_SAMPLES, TIGHTNESS_SAMPLES, LayerMeasures, layer_measures
 from .methods import Methods, fingerprint
 from .seeds import derived_seed
-from .training import Training
+from .training import Leaving, Training, stay
 from .verification import CascadeOptions, Cause, Verdict, Verification, verified_over_grid, verify
 from .verification.options import ATTACK
+
+LEFT = "left"
+"""Where a trial is saved whose process has to end between two rungs."""
 
 
 class Trial:
@@ -63,6 +67,7 @@ class Trial:
         self._fingerprint = fingerprint(config, spec)
         self._device = torch.device("cuda" if spec.resources.gpus_per_trial and torch.cuda.is_available() else "cpu")
         self._verify_seconds = 0.0
+        self._came_by_left = False
         self._stage = DenseStage.of(config, spec, len(data.train.y))
         methods = Methods.of(config)
         self._loss, self._parent = methods.loss, methods.start.parent
@@ -82,20 +87,31 @@ class Trial:
         """Whether the last rung is reached."""
         return self._training.epoch >= self._spec.epochs
 
-    def advance(self) -> Record:
+    def advance(self, leaving: Leaving = stay) -> Record:
         """Train to the next rung, score on the validation split, save, and report.
 
+        Args:
+            leaving: asked before each epoch whether this process has to end.
+
         Raises:
+            Left: it has; the trial is saved as it is then, for `restore_left`.
             Diverged: the loss is not finite.
             SoundnessError: a sample was verified and falsified at once.
         """
-        rung = next(index for index, epoch in enumerate(self._spec.rungs) if epoch > self._training.epoch)
-        self._train_until(self._spec.rungs[rung])
+        began = self._training.epoch
+        rung = next(index for index, epoch in enumerate(self._spec.rungs) if epoch > began)
+        self._train_until(self._spec.rungs[rung], leaving)
+        if self._training.epoch < self._spec.rungs[rung]:
+            if self._training.epoch > began:
+                self._save(LEFT)
+            raise Left
         record = self._score(rung, "validation")
         if self._location is None:
             return record
-        path = checkpoint_path(self._config.trial_id, f"rung-{rung}")
-        self._training.checkpoint(self._fingerprint, self._verify_seconds).save(self._location, path)
+        path = self._save(f"rung-{rung}")
+        if self._came_by_left:
+            self._location.remove_folder(checkpoint_path(self._config.trial_id, LEFT))
+            self._came_by_left = False
         return replace(record, checkpoint=path)
 
     def restore(self, path: str) -> None:
@@ -105,15 +121,35 @@ class Trial:
             CheckpointError: it is unreadable or belongs to another configuration.
         """
         assert self._location is not None
-        checkpoint = Checkpoint.load(self._location, path)
+        self._restore(Checkpoint.load(self._location, path))
+
+    def restore_left(self) -> None:
+        """Go on from where a process was told to end on the way from here to the next rung, if one was."""
+        assert self._location is not None
+        path, began = checkpoint_path(self._config.trial_id, LEFT), self._training.epoch
+        # One that is torn counts as none, and one from before the last rung is out of date.
+        with contextlib.suppress(CheckpointError):
+            checkpoint = Checkpoint.load(self._location, path)
+            if began < checkpoint.epoch < next((epoch for epoch in self._spec.rungs if epoch > began), began):
+                self._restore(checkpoint)
+                self._came_by_left = True
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
         self._training.restore(checkpoint, self._fingerprint)
         self._verify_seconds = checkpoint.verify_seconds
+
+    def _save(self, name: str) -> str:
+        """The path of a checkpoint of the present state."""
+        assert self._location is not None
+        path = checkpoint_path(self._config.trial_id, name)
+        self._training.checkpoint(self._fingerprint, self._verify_seconds).save(self._location, path)
+        return path
 
     def score_on_test(self) -> Record:
         """Score the finished network on the test split; the search never calls this."""
         return self._score(len(self._spec.rungs) - 1, "test")
 
-    def _train_until(self, epoch: int) -> None:
+    def _train_until(self, epoch: int, leaving: Leaving) -> None:
         if self._parent is not None and self._training.epoch == 0:
             if self._parents is None:
                 raise CheckpointError(f"trial {self._parent} cannot be the parent: there is no study to find it in")
@@ -121,18 +157,18 @@ class Trial:
             self._training.begin_from(Checkpoint.load(self._parents, last))
         dense = min(epoch, self._stage.epochs)
         if self._training.epoch < dense:
-            self._pass_through_stage(dense)
-        self._training.train_until(epoch)
+            self._pass_through_stage(dense, leaving)
+        self._training.train_until(epoch, leaving)
 
-    def _pass_through_stage(self, epoch: int) -> None:
+    def _pass_through_stage(self, epoch: int, leaving: Leaving) -> None:
         """Reach `epoch` of the dense stage: from where others have come to, and left for others."""
         training, stage, location = self._training, self._stage, self._location
         found = stage.find(location, training.epoch, epoch) if location else None
         if found is not None:
             training.take_over(found)
         if training.epoch < epoch:
-            training.train_stage_until(epoch)
-            if location is not None:
+            training.train_stage_until(epoch, leaving)
+            if location is not None and training.epoch == epoch:
                 stage.leave(location, training.stage_checkpoint())
 
     def _score(self, rung: int, split_name: str) -> Record:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from sparsevlr.search.shipping import build_wheel
+
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("spaces", "trainables", "results", "search")
 FILES = ("pyproject.toml", "README.md", "LICENSE")
@@ -56,6 +58,24 @@ def test_every_module_preset_and_marker_is_in_it(wheel: Path) -> None:
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in (".py", ".yaml") or path.name == "py.typed":
                 assert f"sparsevlr/{path.relative_to(ROOT).as_posix()}" in packed
+
+
+def test_what_workers_of_a_cluster_are_given_is_the_same_package_without_requirements(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = build_wheel(tmp_path)
+    with zipfile.ZipFile(wheel) as built, zipfile.ZipFile(shipped) as mine:
+        modules = [name for name in built.namelist() if ".dist-info/" not in name]
+        assert sorted(name for name in mine.namelist() if ".dist-info/" not in name) == sorted(modules)
+        assert all(mine.read(name) == built.read(name) for name in modules)
+        metadata = Parser().parsestr(mine.read("sparsevlr-0.1.0.dist-info/METADATA").decode())
+        assert "Requires-Dist" not in metadata
+    # Ray knows a wheel by its name alone.
+    first = shipped.read_bytes()
+    assert build_wheel(tmp_path) == shipped
+    assert shipped.read_bytes() == first
+    monkeypatch.setattr("sparsevlr.search.shipping.PARTS", ("spaces",))
+    assert build_wheel(tmp_path).name != shipped.name
 
 
 def test_every_import_is_a_declared_dependency(wheel: Path) -> None:

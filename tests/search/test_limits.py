@@ -97,7 +97,9 @@ def test_only_limits_that_are_set_are_used_up() -> None:
     assert Use("wall_seconds", 70.0, 60.0).remedy("s") == "sparsevlr resume s"
 
 
-@pytest.mark.parametrize("limits", [{"wall_seconds": 0}, {"compute_seconds": -1}, {"stagnation": 0}, {"hours": 1}])
+@pytest.mark.parametrize(
+    "limits", [{"wall_seconds": 0}, {"compute_seconds": -1}, {"stagnation": 0}, {"rung_seconds": 0}, {"hours": 1}]
+)
 def test_impossible_limits_are_refused(limits: dict[str, float]) -> None:
     with pytest.raises(SpecError, match=next(iter(limits))):
         Limits(**limits)

@@ -90,7 +90,7 @@ def test_a_worker_that_cannot_write_its_checkpoint_fails_no_trial(
     config = run.next_trial().config  # type: ignore[union-attr]
     run.started(config.trial_id)
     worker = object.__new__(RayTrial)
-    worker._config, worker._checkpoint = config, None
+    worker._spec, worker._config, worker._checkpoint = tiny(), config, None
     worker._trial = Trial(config, tiny(), load_dataset("digits"), location=locate(tmp_path))
     monkeypatch.setattr("sparsevlr.results.location.os.fsync", full_disk)
     result = worker.step()

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from ray.tune.search import Searcher
 
 from sparsevlr.results import Record, StorageError, Store, StudyError, open_study
 from sparsevlr.results.record import from_table
-from sparsevlr.search.ray_adapters import StudySearcher
+from sparsevlr.search.ray_adapters import StudyScheduler, StudySearcher
 from sparsevlr.search.study_run import StudyRun
 from sparsevlr.spaces import StudySpec, TrialConfig
 
@@ -266,7 +267,7 @@ def test_a_front_that_moves_after_all_ends_the_stagnation() -> None:
 def test_a_trial_that_was_halted_goes_on_first_when_stagnation_ends_in_the_same_session() -> None:
     spec = tiny(limits={"stagnation": 1})
     run = StudyRun(spec, Memory())
-    searcher = StudySearcher(run, slots=3)
+    searcher = StudySearcher(run, slots=lambda: 3)
     configs = [TrialConfig.from_json(searcher.suggest(name)["trial"]) for name in "abc"]
     for config in configs:
         run.started(config.trial_id)
@@ -286,12 +287,82 @@ def test_a_trial_that_was_halted_goes_on_first_when_stagnation_ends_in_the_same_
 
 def test_with_nothing_under_way_a_limit_ends_the_search() -> None:
     run = StudyRun(tiny(limits={"stagnation": 1}), Memory())
-    searcher = StudySearcher(run, slots=2)
+    searcher = StudySearcher(run, slots=lambda: 2)
     trial_id = json.loads(searcher.suggest("a")["trial"])["trial_id"]
     run.failed(trial_id, "broken")
     assert searcher.suggest("b") is None
     searcher.on_trial_complete("a", error=True)
     assert searcher.suggest("b") == Searcher.FINISHED
+
+
+def test_a_trial_may_lose_two_workers_from_one_report_to_the_next_and_those_that_were_told_to_end_do_not_count() -> (
+    None
+):
+    spec, store = tiny(), Memory()
+    run = StudyRun(spec, store)
+    config, _ = run.next_trial()
+    trial = config.trial_id
+    run.started(trial)
+    for rung in (0, 1):
+        for _ in range(2):
+            run.worker_died(trial, "out of memory")
+        run.left(trial)
+        run.worker_died(trial, "it left")
+        assert run.reported(measured(config, rung, spec)) == "continue"
+    for _ in range(3):
+        assert not run.is_over(trial)
+        run.worker_died(trial, "out of memory")
+    assert run.is_over(trial)
+    assert store.events[-1].error == "the worker process died 3 times in a row: out of memory"
+
+
+def test_a_worker_that_died_after_too_long_a_silence_had_hung() -> None:
+    now = 0.0
+    spec, store = tiny(limits={"rung_seconds": 5}), Memory()
+    run = StudyRun(spec, store, clock=lambda: now)
+    config, _ = run.next_trial()
+    run.started(config.trial_id)
+    now = 4.0
+    assert run.reported(measured(config, 0, spec)) == "continue"
+    now = 8.0
+    run.worker_died(config.trial_id, "killed")
+    assert not run.is_over(config.trial_id)
+    # It waits for another worker meanwhile, which is no silence of its own.
+    now = 20.0
+    run.worker_died(config.trial_id, "killed")
+    assert not run.is_over(config.trial_id)
+    run.started(config.trial_id)
+    now = 25.0
+    run.worker_died(config.trial_id, "killed")
+    assert store.events[-1].error == "no report for 5 s, and limits.rung_seconds is 5: its worker was ended"
+
+
+def test_a_trial_that_is_handed_back_is_handed_out_again_from_its_checkpoint() -> None:
+    spec = tiny()
+    run = StudyRun(spec, Memory())
+    config, _ = run.next_trial()
+    run.started(config.trial_id)
+    report = measured(config, 0, spec)
+    run.reported(report)
+    run.hand_back(config.trial_id)
+    assert run.next_trial() == (config, report.checkpoint)
+    run.failed(config.trial_id, "broken")
+    run.hand_back(config.trial_id)
+    assert run.next_trial().config != config
+
+
+def test_an_idle_worker_goes_to_the_newest_trial_and_none_to_one_that_is_over() -> None:
+    run = StudyRun(tiny(), Memory())
+    configs = [run.next_trial().config for _ in range(4)]
+    waiting = [SimpleNamespace(status="PENDING", config={"trial": config.to_json()}) for config in configs]
+    scheduler = StudyScheduler(run)
+    for trial in waiting:
+        scheduler.on_trial_add(None, trial)
+    waiting[3].status = "RUNNING"
+    run.failed(configs[2].trial_id, "broken")
+    stopped: list[object] = []
+    assert scheduler.choose_trial_to_run(SimpleNamespace(stop_trial=stopped.append)) is waiting[1]
+    assert stopped == [waiting[2]]
 
 
 def test_what_a_trial_has_cost_counts_once() -> None:

@@ -16,7 +16,6 @@ from sparsevlr.trainables.checkpoint import Checkpoint
 from sparsevlr.trainables.compaction import Compaction, compact
 from sparsevlr.trainables.errors import CheckpointError
 from sparsevlr.trainables.pruning import kept_weights
-from sparsevlr.trainables.ray_trainable import standing_checkpoint
 from sparsevlr.trainables.verification.crown import Crown
 
 from .trials import config, study, timeless
@@ -205,16 +204,6 @@ def test_what_pruning_has_to_remember_is_a_file_as_long_as_it_is_needed(
             Checkpoint.load(location, paths[0])
     # A checkpoint from before there was such a file, or one that needs none.
     assert Checkpoint.load(location, paths[2]).pruner == {}
-
-
-def test_a_removed_checkpoint_gives_way_to_the_newest(spec: StudySpec, digits: Dataset, tmp_path: Path) -> None:
-    location = study(tmp_path / "study")
-    paths = [str(record.checkpoint) for record in run_trial(config(), spec, digits, location=location)]
-    assert standing_checkpoint(location, paths[0]) == paths[0]
-    location.remove_folder(paths[0])
-    assert standing_checkpoint(location, paths[0]) == paths[2]
-    (tmp_path / "study" / paths[2] / "state.json").unlink()
-    assert standing_checkpoint(location, paths[0]) == paths[1]
 
 
 def test_the_test_split_is_scored_on_demand_only(spec: StudySpec, digits: Dataset) -> None:
