@@ -26,7 +26,7 @@ from .conftest import TINY
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 900.0
+PATIENCE_SECONDS = 300.0
 OWN_ARCHITECTURE = """
 import os
 import pathlib
@@ -210,6 +210,7 @@ def test_a_trial_that_hangs_fails_and_its_worker_is_ended(nodes: Nodes, tmp_path
     assert "limits.rung_seconds is 3: its worker was ended" in trial["error"]
 
 
+@pytest.mark.usefixtures("own_code")
 def test_a_node_that_can_run_no_trial_is_named_before_any_runs(nodes: Nodes, tmp_path: Path) -> None:
     nodes.one()
     with pytest.raises(SpecError, match=r"node [0-9.]+ can run no trial: .*No module named 'sparsevlr'"):
