@@ -131,7 +131,7 @@ def _output_shape(layer: nn.Module, shape: Shape, path: str) -> Shape:
             if shape[-1] != layer.in_features:
                 raise ValueError(f"expected {layer.in_features} features")
             return (*shape[:-1], layer.out_features)
-        if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and len(shape) != 3:
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d) and len(shape) != 3:
             # PyTorch would take the batch for the channels.
             raise ValueError("expected (channels, height, width)")
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):

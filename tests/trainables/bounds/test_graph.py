@@ -135,7 +135,7 @@ def test_shapes_that_do_not_fit_are_named(layer: nn.Module, message: str) -> Non
         trace(nn.Sequential(layer, nn.Linear(3, 2)), (4,))
 
 
-@pytest.mark.parametrize("layer", [nn.Conv2d(1, 1, 3), nn.MaxPool2d(2), nn.AvgPool2d(2)])
+@pytest.mark.parametrize("layer", [nn.Conv2d(1, 1, 3), nn.MaxPool2d(2)])
 def test_maps_without_channels_are_refused(layer: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"of shape \(6, 6\): expected \(channels, height, width\)"):
         trace(nn.Sequential(layer, nn.Flatten(), nn.Linear(9, 2)), (6, 6))
