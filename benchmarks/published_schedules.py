@@ -118,6 +118,9 @@ def report(workers: int) -> None:
         print("|---|" + "---|" * (len(LENGTHS) + 2))
         needed = {name: compute_to(points, wanted) for name, points in curves.items()}
         for name, points in curves.items():
+            if not points:
+                print(f"| {name} |" + " not run |" * len(LENGTHS) + " | |")
+                continue
             by_length = {point.length: point for point in points}
             cells = [cell(by_length.get(length)) for length in LENGTHS]
             ratio = needed[name] / needed[PRUNED_AFTER]
