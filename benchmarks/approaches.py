@@ -24,7 +24,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from trainings import FIGURES, Line, in_process, interval, lines_of, spread, train_all
+from trainings import FIGURES, Line, in_process, interval, lines_of, spread, train_all, verified
 
 RAW = Path(__file__).parent / "results" / "approaches"
 TUNING_SEED, SEEDS = 100, (0, 1, 2, 3, 4)
@@ -152,7 +152,7 @@ def counting(name: str, lines: Mapping[str, Line]) -> Iterator[Run]:
         if approach in tried:
             if not all(run.key in lines for run in tried[approach]):
                 continue
-            best = max(tried[approach], key=lambda run: _verified(lines[run.key], "validation")).chosen
+            best = max(tried[approach], key=lambda run: verified(lines[run.key], "validation")).chosen
         for seed in SETTINGS[name].seeds:
             yield Run(name, approach, sparsity, seed, best)
 
@@ -162,10 +162,6 @@ def _pairs(setting: Setting) -> list[tuple[str, float]]:
     return dense + [
         (name, sparsity) for sparsity in setting.sparsities for name in setting.approaches if name not in DENSE
     ]
-
-
-def _verified(line: Line, split: str) -> float:
-    return -1.0 if "error" in line else float(line[split]["verified_accuracy"])
 
 
 def run(names: Sequence[str], workers: int) -> None:
@@ -199,7 +195,7 @@ def table(name: str, counted: Sequence[Line]) -> None:
             continue
         cells = [spread([line["test"][f"{kind}_accuracy"] for line in fine]) for kind in ACCURACIES]
         pairs = [
-            _verified(line, "test") - _verified(dense[line["seed"]], "test") for line in fine if line["seed"] in dense
+            verified(line, "test") - verified(dense[line["seed"]], "test") for line in fine if line["seed"] in dense
         ]
         measured = statistics.mean(line["measured_sparsity"] for line in fine)
         seconds = statistics.median(line["train_processor_seconds"] for line in fine)

@@ -98,6 +98,11 @@ def _trained(config: TrialConfig, spec: StudySpec, data: Dataset) -> Line:
     }
 
 
+def verified(line: Line, split: str) -> float:
+    """Verified accuracy on a split; -1 where training failed."""
+    return -1.0 if "error" in line else float(line[split]["verified_accuracy"])
+
+
 def spread(values: Sequence[float]) -> str:
     """Mean and standard deviation of shares, in percent."""
     deviation = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
