@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyarrow import fs
@@ -21,6 +21,8 @@ from .untrusted import LARGEST_FILE, check_plain, check_size, inside, read_file
 
 # What reading and writing raises when the storage (not the caller) is at fault.
 STORAGE_ERRORS = (OSError, pa.ArrowException)
+S3_ATTEMPTS = 7
+_PLACES = ("region", "scheme", "endpoint_override")
 
 
 class Entry(NamedTuple):
@@ -38,6 +40,10 @@ class Location:
     root: str
     shown: str
     local: Path | None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # What it does about failures is not in a pickled filesystem.
+        self.__dict__.update(state, filesystem=_patient(state["filesystem"]))
 
     @property
     def name(self) -> str:
@@ -144,7 +150,17 @@ def locate(uri: str | os.PathLike[str], filesystem: fs.FileSystem | None = None)
         ) from None
     if isinstance(found, fs.LocalFileSystem):
         return _local(Path(path), shown)
-    return Location(found, path.rstrip("/"), shown, None)
+    return Location(_patient(found), path.rstrip("/"), shown, None)
+
+
+def _patient(filesystem: fs.FileSystem) -> fs.FileSystem:
+    """S3 with time for slow answers, and tries for about half a minute of failures; pyarrow's own gives up on an answer
+    that takes 3 s, and a URI cannot say otherwise."""
+    if filesystem.type_name != "s3":
+        return filesystem
+    build, (options,) = filesystem.__reduce__()
+    tries = fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)
+    return build(options | {"request_timeout": 60.0, "connect_timeout": 10.0, "retry_strategy": tries})
 
 
 def _local(path: Path, shown: str) -> Location:
@@ -155,6 +171,20 @@ def _local(path: Path, shown: str) -> Location:
 def without_credentials(uri: str) -> str:
     """The URI less user, password and query, which may hold keys."""
     return re.sub(r"://[^/@]*@", "://", uri).partition("?")[0] if "://" in uri else uri
+
+
+def to_type(uri: str) -> str:
+    """The URI to type again: less user and password; of the query what says where the storage is."""
+    if "://" not in uri:
+        return uri
+    kept = [option for option in uri.partition("?")[2].split("&") if option.partition("=")[0] in _PLACES]
+    return "?".join([without_credentials(uri), *(["&".join(kept)] if kept else [])])
+
+
+def below(uri: str, name: str) -> str:
+    """STORAGE/NAME; a URI's query stays at its end."""
+    path, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{query}"
 
 
 def reason_of(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""One driver at a time: an exclusive file whose heartbeat shows that its owner lives."""
+"""One driver at a time, on a file system: an exclusive file whose heartbeat shows that its owner lives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from . import paths
 from .errors import StorageError, StudyError
@@ -34,45 +33,40 @@ class DriverLock:
     and a process id alone proves nothing: it may belong to another machine, a container, or a newer process. So whoever
     resumes after a kill waits that long, and a living driver is noticed at its next beat.
 
-    On storage that is not a local file system there is no exclusive file: the study is written without a lock, and
-    keeping to one driver is up to the user. (Two drivers lose nothing there: each writes files of its own.)
-
     Raises:
         StudyLocked: on entry, when another driver lives.
         StorageError: the lock cannot be written.
     """
 
     def __init__(self, location: Location) -> None:
-        self._file = location.local / paths.LOCK if location.local is not None else None
+        self._file = Path(location.root) / paths.LOCK
         self._shown = location.shown
         self._token = secrets.token_hex(16)
         self._ended = threading.Event()
-        self._beating: threading.Thread | None = None
+        self._beating = threading.Thread(target=self._beat, name="lock", daemon=True)
 
     def __enter__(self) -> DriverLock:
-        if self._file is not None:
-            with storage_errors(f"lock the study {self._shown}", _REMEDY):
-                while not self._create(self._file):
-                    self._take_over(self._file)
-            self._beating = threading.Thread(target=self._beat, args=(self._file,), daemon=True)
-            self._beating.start()
+        with storage_errors(f"lock the study {self._shown}", _REMEDY):
+            while not self._create():
+                self._take_over()
+        self._beating.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._ended.set()
-        if self._beating is not None:
-            self._beating.join()
+        self._beating.join()
         # A storage that has vanished takes its lock along; what it says now would hide why the driver ends.
-        if self._file is not None and self._owner(self._file) == self._token:
+        if self._owner() == self._token:
             with contextlib.suppress(OSError):
                 self._file.unlink()
 
     def check(self) -> None:
         """Raises StudyLocked when another driver has taken the lock, after this process was thought dead, and
         StorageError when the study is not there any more."""
-        if self._file is None or (owner := self._owner(self._file)) == self._token:
+        owner = self._owner()
+        if owner == self._token:
             return
         if owner is None and not self._file.with_name(paths.STUDY_FILE).is_file():
             raise StorageError(
@@ -80,7 +74,8 @@ class DriverLock:
             )
         raise StudyLocked(f"another driver has taken {self._shown} over; this one stops")
 
-    def _create(self, file: Path) -> bool:
+    def _create(self) -> bool:
+        file = self._file
         content = {"token": self._token, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
         try:
             descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
@@ -96,8 +91,9 @@ class DriverLock:
             raise
         return True
 
-    def _take_over(self, file: Path) -> None:
+    def _take_over(self) -> None:
         """Returns when the file is gone: removed by its owner, or put aside by us because nobody beats."""
+        file = self._file
         seen = _beat_of(file)
         deadline = time.monotonic() + STALE_SECONDS
         while time.monotonic() < deadline:
@@ -120,17 +116,17 @@ class DriverLock:
             raise StudyLocked(f"another driver has just begun to work on {self._shown} ({_holder(file)})")
         aside.unlink()
 
-    def _beat(self, file: Path) -> None:
+    def _beat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
-            if self._owner(file) not in (self._token, None):
+            if self._owner() not in (self._token, None):
                 return
             # A storage that is away may come back.
             with contextlib.suppress(OSError):
-                os.utime(file)
+                os.utime(self._file)
 
-    def _owner(self, file: Path) -> str | None:
+    def _owner(self) -> str | None:
         try:
-            return str(_content(file)["token"])
+            return str(parse_json(read_file(self._file, LARGEST_JSON))["token"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -143,13 +139,17 @@ def _beat_of(file: Path) -> int | None:
         return None
 
 
-def _content(file: Path) -> Any:
-    return parse_json(read_file(file, LARGEST_JSON))
-
-
 def _holder(file: Path) -> str:
     try:
-        content = _content(file)
+        return holder_in(read_file(file, LARGEST_JSON))
+    except OSError:
+        return "unknown process"
+
+
+def holder_in(lock: bytes) -> str:
+    """Who holds it, from a lock's content."""
+    try:
+        content = parse_json(lock)
         return f"process {content['pid']} on {content['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return "unknown process"

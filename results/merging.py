@@ -19,6 +19,7 @@ import pyarrow as pa
 from . import paths
 from .coverage import chains, covers, events_in, first_within, joined, next_group, outermost
 from .digests import DigestFile, digest
+from .fences import NO_LIMITS, Limits
 from .fold import first_arrivals
 from .location import STORAGE_ERRORS, Location
 from .parts import EVENT_SCHEMA, PartFile, stream_to_bytes
@@ -37,10 +38,11 @@ class Merger:
 
     Args:
         stop: merging ends soon after it is set; what is done by then stays.
+        limits: what does not count is left as it is.
     """
 
-    def __init__(self, location: Location, stop: threading.Event) -> None:
-        self._location, self._stop = location, stop
+    def __init__(self, location: Location, stop: threading.Event, limits: Limits = NO_LIMITS) -> None:
+        self._location, self._stop, self._limits = location, stop, limits
         # What is no good to merge: unreadable, or with columns of a newer version, which would be lost.
         self._left: dict[str, set[PartName]] = {paths.PARTS: set(), paths.DIGESTS: set()}
 
@@ -104,7 +106,8 @@ class Merger:
 
     def _names(self, folder: str) -> list[PartName]:
         found = (paths.parse_part(entry.name) for entry in self._location.files(folder))
-        return outermost(name for name in found if name is not None and name not in self._left[folder])
+        names = (name for name in found if name is not None and name not in self._left[folder])
+        return outermost(name for name in names if self._limits.whole(name))
 
     def _open(self, folder: str, name: PartName) -> PartFile | None:
         """A file that is good to merge; None from now on for one that is not."""

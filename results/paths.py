@@ -11,7 +11,9 @@
     STORAGE/NAME/stages/KEY/epoch-EPOCH/                  dense stages that trials share, as long as the study runs
     STORAGE/NAME/confirmations/TRIAL/seed-NUMBER.json     what a trial came to again with a fresh seed
     STORAGE/NAME/plots/...                                drawn on request
-    STORAGE/NAME/driver.lock                              the driver's lock
+    STORAGE/NAME/driver.lock                              the driver's lock, on a file system
+    STORAGE/NAME/leases/EPOCH-TOKEN.json                  a driver's heartbeat, on an object store
+    STORAGE/NAME/fences/EPOCH-TOKEN.json                  what that driver saw of the sessions before; written once
 
 A *session* is one process that writes; EPOCH counts sessions, TOKEN tells two apart that chose the same number.
 FIRST and LAST are positions of events inside the session: names alone say what a file covers. A part that lies in
@@ -34,6 +36,8 @@ STAGES = "stages"
 CONFIRMATIONS = "confirmations"
 PLOTS = "plots"
 LOCK = "driver.lock"
+LEASES = "leases"
+FENCES = "fences"
 STATE, MASK = "state.json", "mask.safetensors"
 WEIGHTS, OPTIMIZER, PRUNER = "weights.safetensors", "optimizer.safetensors", "pruner.safetensors"
 
@@ -43,6 +47,7 @@ _STAGE_KEY = re.compile(r"[0-9a-f]{16}")
 _STAGE_EPOCH = re.compile(r"epoch-(?P<epoch>0|[1-9][0-9]{0,8})")
 _SESSION = r"(?P<session>[0-9]{6,}-[0-9a-f]{8})"
 _JOURNAL_FILE = re.compile(_SESSION + r"-(?P<first>[0-9]{12})\.jsonl")
+_SESSION_FILE = re.compile(_SESSION + r"\.json")
 _PART_FILE = re.compile(_SESSION + r"-(?P<first>[0-9]{12})-(?P<last>[0-9]{12})\.parquet")
 
 
@@ -143,6 +148,17 @@ def session_order(session: str) -> tuple[int, str]:
     """Sort key of sessions, by epoch first."""
     epoch, token = session.split("-")
     return int(epoch), token
+
+
+def session_file(session: str) -> str:
+    """Name inside the folder of leases, or that of fences."""
+    return f"{session}.json"
+
+
+def parse_session_file(name: str) -> str | None:
+    """The session; None for files that are none of ours."""
+    match = _SESSION_FILE.fullmatch(name)
+    return match["session"] if match else None
 
 
 def journal_file(session: str, first: int) -> str:

@@ -2,9 +2,10 @@
 
 On a local file system events go to a fsynced journal, which is sealed into a Parquet part every `SEAL_EVENTS` events
 and at the end. On any other pyarrow filesystem each append is one immutable object under a unique name, which needs
-neither a rename nor a conditional write. Parts are merged in the background (`merging`). Readers need no lock: names
-say what a file covers, so an event that is both in a part and in the journal it was sealed from, or in a larger part,
-is read once; and when a file vanishes between being listed and being read, another that covers it is there.
+neither a rename nor a conditional write. One driver at a time writes (`Store.lead`); what counts of an earlier one that
+writes on is bounded by `fences`. Parts are merged in the background (`merging`). Readers need no lock: names say what a
+file covers, so an event that is both in a part and in the journal it was sealed from, or in a larger part, is read
+once; and when a file vanishes between being listed and being read, another that covers it is there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from types import TracebackType
@@ -28,8 +30,11 @@ from . import paths
 from .coverage import covers, events_in, outermost
 from .digests import DigestFile
 from .errors import StorageError, StudyError
-from .journal import parse
+from .fences import Fences, Limits
+from .journal import SEQUENCE, parse
+from .lease import Lease
 from .location import STORAGE_ERRORS, Location, locate, reason_of, storage_errors
+from .lock import DriverLock
 from .manifest import check_version, create_folder, new_manifest, parse_manifest, study_exists, to_json
 from .merging import Merger
 from .nearby import missing_study
@@ -99,6 +104,8 @@ class Store:
         self._lock = threading.Lock()
         self._merging: threading.Thread | None = None
         self._closing = threading.Event()
+        self._fences = Fences(location)
+        self._session: str | None = None
 
     @classmethod
     def create(
@@ -128,8 +135,8 @@ class Store:
     ) -> Store:
         """An existing study. Raises StudyMissing (with the studies nearby) or StudyError.
 
-        Opening for writing changes nothing until the first append. It does not keep a second writer out: two writers
-        lose nothing, since each has files of its own, but to forbid it is the driver lock's business.
+        Opening for writing changes nothing until the first append. It does not keep a second writer out, which is the
+        business of `lead`; two writers lose nothing, since each has files of its own.
         """
         location = locate(uri, filesystem)
         with storage_errors(f"read the study {location.shown}", _READ_REMEDY):
@@ -153,6 +160,20 @@ class Store:
         """The study's spec as plain JSON values; a copy."""
         spec: dict[str, Any] = json.loads(json.dumps(self.manifest["spec"]))
         return spec
+
+    @contextmanager
+    def lead(self) -> Iterator[DriverLock | Lease]:
+        """Be the one driver of the study: on a file system by an exclusive file, on other storage by a lease.
+
+        Raises StudyLocked when another driver lives, and StorageError.
+        """
+        if self.location.local is not None:
+            with DriverLock(self.location) as lock:
+                yield lock
+        else:
+            with Lease(self.location) as lease:
+                self._session = lease.session
+                yield lease
 
     def replace_spec(self, spec: Mapping[str, Any]) -> None:
         """Another spec for the study, durable on return; for the one driver that extends it."""
@@ -201,7 +222,8 @@ class Store:
     def signature(self) -> tuple[tuple[str, int], ...]:
         """Names and sizes of the event files: equal signatures, equal `read`."""
         with storage_errors(f"read the study {self.uri}", _READ_REMEDY):
-            return tuple((*self.location.files(paths.JOURNAL), *self.location.files(paths.PARTS)))
+            folders = (paths.JOURNAL, paths.PARTS, paths.FENCES)
+            return tuple(entry for folder in folders for entry in self.location.files(folder))
 
     def merge(self) -> None:
         """Makes few large files of many small ones, see `merging`. Only for the one driver of a study.
@@ -209,7 +231,7 @@ class Store:
         While a store is appended to this is done in the background, and stops when it is closed.
         """
         with storage_errors(f"write to {self.uri}", _WRITE_REMEDY):
-            Merger(self.location, self._closing).run()
+            Merger(self.location, self._closing, self._fences.limits(lambda problem: None)).run()
 
     def seal_abandoned(self) -> int:
         """Seals the journals that killed sessions left behind; returns how many. Only for the one driver of a study
@@ -264,7 +286,9 @@ class Store:
                 raise
 
     def _begin_session(self) -> EventWriter:
-        # A driver that holds a lock takes its epoch from there one day; until then it is one more than any seen.
+        if self._session is not None:
+            session, self._session = self._session, None
+            return ObjectWriter(self.location, session)
         journals = [paths.parse_journal(entry.name) for entry in self.location.files(paths.JOURNAL)]
         parts = [paths.parse_part(entry.name) for entry in self.location.files(paths.PARTS)]
         seen = [paths.session_order(name.session)[0] for name in (*journals, *parts) if name is not None]
@@ -298,9 +322,13 @@ class Store:
         # Journals before parts: a journal that vanishes in between was sealed, so that its part is in the later list.
         journals = self._read_journals(problems)
         parts = self._names(paths.PARTS)
-        digests = self._outermost(paths.DIGESTS, self._names(paths.DIGESTS), problems, opened) if digested else {}
+        digested_parts = self._names(paths.DIGESTS) if digested else []
+        # After what they bound, so that nothing is taken for good that came after them.
+        limits = self._fences.limits(problems.append)
+        whole = [name for name in digested_parts if limits.whole(name)]
+        digests = self._outermost(paths.DIGESTS, whole, problems, opened)
         parts = [name for name in parts if not any(covers(digest, name) for digest in digests)]
-        pieces = {**digests, **self._outermost(paths.PARTS, parts, problems, opened)}
+        pieces = {**digests, **self._within(self._outermost(paths.PARTS, parts, problems, opened), limits)}
         stretches = [Stretch(paths.session_order(name.session), name.first, piece) for name, piece in pieces.items()]
         for journal, rows in journals:
             ranges = [name for name in pieces if name.session == journal.session]
@@ -310,6 +338,19 @@ class Store:
                 stretches.append(Stretch(paths.session_order(journal.session), fresh[0][0], piece))
         stretches.sort(key=lambda stretch: (stretch.session, stretch.first))
         return Snapshot(tuple(stretches), tuple(problems))
+
+    @staticmethod
+    def _within(pieces: Mapping[PartName, Piece], limits: Limits) -> dict[PartName, Piece]:
+        """Less the events that do not count."""
+        found = {}
+        for name, piece in pieces.items():
+            last = limits.of(name.session)
+            if last is None or name.last <= last:
+                found[name] = piece
+            elif name.first <= last:
+                events = piece.read([*RECORD_SCHEMA.names, SEQUENCE])
+                found[name] = Loaded(events.filter(pc.less_equal(events[SEQUENCE], last)))
+        return found
 
     def _names(self, folder: str) -> list[PartName]:
         names = (paths.parse_part(entry.name) for entry in self.location.files(folder))

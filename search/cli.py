@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 
 from ..results import Record, Study, StudyError
+from ..results.location import below, to_type
 from ..spaces import MAY_CHANGE, SpecError, load_spec
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def search(
     given = {"trials": trials, "seed": seed, "name": name}
     overrides += [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     spec = load_spec(study, overrides)
-    uri = f"{storage.rstrip('/')}/{spec.name}" if name is not None else free_uri(storage, spec.name)
+    uri = below(storage, spec.name) if name is not None else free_uri(storage, spec.name)
     options: dict[str, Any] = {"address": address, "ship": ship, "data_dir": data_dir, "allow_code": allow_code}
     _follow(uri, lambda observe: run(spec, uri, observe=observe, **options))
 
@@ -373,32 +374,32 @@ def _follow(uri: str, run: Callable[[Observer], Study]) -> None:
     from .tables import front_table
 
     try:
-        with Progress(uri, errors) as progress:
+        with Progress(to_type(uri), errors) as progress:
             finished = run(progress)
     except KeyboardInterrupt:
-        again = f"{_program()} resume {shlex.quote(uri)}"
+        again = f"{_program()} resume {shlex.quote(to_type(uri))}"
         errors.print(f"interrupted; everything reported so far is safe; continue with: {again}")
         raise typer.Exit(130) from None
+    study, program = shlex.quote(to_type(uri)), _program()
     plot = finished.plot(plot_file(finished))
     front, tested = finished.pareto_front(), finished.pareto_front(split="test")
     if failed := finished.trials("state = 'failed'")["error"].to_pylist():
         reason, times = Counter(failed).most_common(1)[0]
         errors.print(f"{len(failed)} trials failed, {times} of them with: {reason}")
     if limit := progress.limit_reached:
-        errors.print(f"{limit.story}; {progress.summary}; go on with: {limit.remedy(uri)}")
+        errors.print(f"{limit.story}; {progress.summary}; go on with: {limit.remedy(to_type(uri))}")
         if not len(front):
             return
     if not len(front):
-        errors.print(f"no trial was completed, so there is no front; see {_program()} trials {shlex.quote(uri)}")
+        errors.print(f"no trial was completed, so there is no front; see {program} trials {study}")
         raise typer.Exit(1)
     output.print(front_table(front, tested, finished.objectives, output.width))
     for row in tested.to_pylist():
         if row["error"]:
             errors.print(f"trial {row['trial_id']} could not be measured on test: {row['error']}")
     errors.print(f"took {clock(progress.elapsed)}; hypervolume {finished.hypervolume():.3f}")
-    errors.print(f"study {uri}")
+    errors.print(f"study {to_type(uri)}")
     errors.print(f"plot  {plot}")
-    study, program = shlex.quote(uri), _program()
     last = front["trial_id"][-1].as_py()
     errors.print(
         f"next  {program} trials {study}\n"

@@ -18,6 +18,7 @@ from typing import Any
 import ray
 import torch
 from ray.exceptions import NodeDiedError, RayError
+from ray.tune.execution import class_cache
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..results.location import Location
@@ -207,6 +208,18 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def discreet() -> Iterator[None]:
+    """Ray Tune would hand the driver's AWS keys to its workers in their runtime environment, which Ray logs. Workers
+    have them from the environment of their node."""
+    told = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in told if not name.startswith("AWS_")}
+    try:
+        yield
+    finally:
+        class_cache.ENV_VARS_TO_PROPAGATE = told
 
 
 @contextmanager

@@ -17,15 +17,14 @@ from ray import tune
 from ray.exceptions import RayError
 
 from ..results import Record, StorageError, Store, Study, StudyError, open_study
-from ..results.location import Location, locate, storage_errors
-from ..results.lock import DriverLock
+from ..results.location import Location, below, locate, storage_errors
 from ..results.paths import plot_path
 from ..results.untrusted import inside
 from ..spaces import SpecError, StudySpec, TrialConfig, change_spec, check_changes
 from ..spaces.datasets import Dataset, load_dataset
 from ..trainables import Trial, check_space
 from ..trainables.ray_trainable import RayTrial, failed_record, settle_torch
-from .cluster import as_trials_run, check_resources, cluster, terminable, trial_resources
+from .cluster import as_trials_run, check_resources, cluster, discreet, terminable, trial_resources
 from .ray_adapters import StudyCallback, StudyScheduler, StudySearcher
 from .study_run import StudyRun
 
@@ -67,8 +66,8 @@ def search(
     """
     data = checked_data(spec, data_dir, allow_code)
     check_resources(spec, address)
-    with Store.create(uri, spec.to_dict()) as store, DriverLock(store.location) as lock:
-        run = StudyRun(spec, store, on_change=observe, may_write=lock.check)
+    with Store.create(uri, spec.to_dict()) as store, store.lead() as leading:
+        run = StudyRun(spec, store, on_change=observe, may_write=leading.check)
         _run(run, store, data, observe, address=address, ship=ship, allow_code=allow_code)
     return open_study(uri)
 
@@ -105,7 +104,7 @@ def resume(
         StudyError: its events do not belong to its spec, or a limit is reached still. Nothing is changed then.
         SpecError: its data is not here, or something differs that may not.
     """
-    with Store.open(uri, readonly=False) as store, DriverLock(store.location) as lock:
+    with Store.open(uri, readonly=False) as store, store.lead() as leading:
         before = StudySpec.from_dict(store.spec)
         wanted = _changed(before, spec, overrides, more_trials)
         data = checked_data(wanted, data_dir, allow_code)
@@ -114,7 +113,7 @@ def resume(
         proposed = study.states().total()
         if wanted.trials < proposed:
             raise SpecError(f"trials must be at least {proposed}, as many as the study has, got {wanted.trials}")
-        run = StudyRun(wanted, store, on_change=observe, may_write=lock.check)
+        run = StudyRun(wanted, store, on_change=observe, may_write=leading.check)
         run.replay(study.replay())
         if run.limit_reached and not run.finished and not _untested(store):
             raise StudyError(f"{run.limit_reached.story}; raise the limit: {run.limit_reached.remedy(store.uri)}")
@@ -158,7 +157,7 @@ def _run(
     if not run.finished or _untested(store):
         # Twice: Ray, when it starts, puts handlers of its own in the place of ours, and ends with an abort.
         reached = cluster(run.spec, store.location, address, allow_code=allow_code, ship=ship)
-        with terminable(), reached as slots, terminable():
+        with discreet(), terminable(), reached as slots, terminable():
             # Once for all: a node fetches them when its first trial asks, and its trials read them from shared memory.
             shared = ray.put(data)
             if not run.finished and not run.limit_reached:
@@ -260,10 +259,11 @@ def free_uri(storage: str, name: str) -> str:
     location = locate(storage)
     if location.local is not None and location.local.is_file():
         raise StorageError(f"the storage {storage} is a file; give a folder")
-    with storage_errors(f"list the studies in {storage}", "give a folder that can be read, or another --storage"):
+    remedy = "give a folder that can be read, or another --storage"
+    with storage_errors(f"list the studies in {location.shown}", remedy):
         existing = set(location.folders())
     candidates = (name if number == 1 else f"{name}-{number}" for number in count(1))
-    return f"{storage.rstrip('/')}/{next(candidate for candidate in candidates if candidate not in existing)}"
+    return below(storage, next(candidate for candidate in candidates if candidate not in existing))
 
 
 def plot_file(study: Study) -> Path:

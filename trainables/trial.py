@@ -149,7 +149,7 @@ class Trial:
         """Score the finished network on the test split; the search never calls this."""
         return self._score(len(self._spec.rungs) - 1, "test")
 
-    def _train_until(self, epoch: int, leaving: Leaving) -> None:
+    def _train_until(self, epoch: int, leaving: Leaving = stay) -> None:
         if self._parent is not None and self._training.epoch == 0:
             if self._parents is None:
                 raise CheckpointError(f"trial {self._parent} cannot be the parent: there is no study to find it in")
