@@ -181,6 +181,18 @@ class Store:
         with storage_errors(f"write to {self.uri}", _WRITE_REMEDY):
             self.location.replace(paths.STUDY_FILE, to_json(self.manifest))
 
+    def withdraw(self) -> None:
+        """Remove the study again, if nothing was ever stored in it; else nothing happens."""
+        folders = (paths.JOURNAL, paths.PARTS, paths.CHECKPOINTS)
+        with storage_errors(f"write to {self.uri}", _WRITE_REMEDY):
+            if any(self.location.files(folder) or self.location.folders(folder) for folder in folders):
+                return
+            self.location.remove_file(paths.STUDY_FILE)
+            for folder in (*folders, paths.FENCES, paths.LEASES):
+                self.location.remove_folder(folder)
+            if self.location.local is not None:
+                self.location.local.rmdir()
+
     def discard_checkpoint(self, path: str) -> None:
         """Remove a checkpoint that nothing needs any more: after the event that says so, never before it."""
         with storage_errors(f"write to {self.uri}", _WRITE_REMEDY):

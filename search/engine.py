@@ -66,9 +66,15 @@ def search(
     """
     data = checked_data(spec, data_dir, allow_code)
     check_resources(spec, address)
-    with Store.create(uri, spec.to_dict()) as store, store.lead() as leading:
-        run = StudyRun(spec, store, on_change=observe, may_write=leading.check)
-        _run(run, store, data, observe, address=address, ship=ship, allow_code=allow_code)
+    with Store.create(uri, spec.to_dict()) as store:
+        try:
+            with store.lead() as leading:
+                run = StudyRun(spec, store, on_change=observe, may_write=leading.check)
+                _run(run, store, data, observe, address=address, ship=ship, allow_code=allow_code)
+        except SpecError:
+            # A node cannot run it: the same command shall do once that is mended.
+            store.withdraw()
+            raise
     return open_study(uri)
 
 

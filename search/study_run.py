@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import NamedTuple, NoReturn
 
 from ..results import Record, Store, StudyError
+from ..results.paths import checkpoint_path
 from ..results.record import OVER
 from ..spaces import SpecError, StudySpec, TrialConfig
 from ..trainables.methods import fingerprint
@@ -263,7 +264,7 @@ class StudyRun:
             return
         self._append(Record(event="failed", trial_id=trial_id, error=error))
         self._tell(trial_id)
-        self._discard(self._reports.get(trial_id))
+        self._forget(trial_id)
 
     def break_off(self, error: StudyError) -> NoReturn:
         """End the study by `error`: nothing is recorded any more."""
@@ -307,9 +308,9 @@ class StudyRun:
         # What was due to be removed when the driver was killed. All that a report superseded before was removed then.
         for report in superseded.values():
             self._discard(report)
-        for trial_id, report in self._reports.items():
-            if self._states[trial_id] in ("stopped", "failed"):
-                self._discard(report)
+        for trial_id, state in self._states.items():
+            if state in ("stopped", "failed"):
+                self._forget(trial_id)
         for trial_id, (decision, rung) in undecided.items():
             self._decided(trial_id, decision, rung)
             self._tell(trial_id)
@@ -346,13 +347,18 @@ class StudyRun:
         state = STATE_AFTER[decision]
         self._append(Record(event="decision", trial_id=trial_id, decision=decision, state=state, rung=rung))
         if decision == "stop":
-            self._discard(self._reports[trial_id])
+            self._forget(trial_id)
 
-    def _discard(self, report: Record | None) -> None:
-        """Remove the checkpoint of a report that is superseded, or whose trial is over without a result."""
-        if report is not None and report.checkpoint is not None:
+    def _discard(self, report: Record) -> None:
+        """Remove the checkpoint of a report that is superseded."""
+        if report.checkpoint is not None:
             with self._writing():
                 self._store.discard_checkpoint(report.checkpoint)
+
+    def _forget(self, trial_id: str) -> None:
+        """Remove all checkpoints of a trial that is over without a result."""
+        with self._writing():
+            self._store.discard_checkpoint(checkpoint_path(trial_id))
 
     def _append(self, record: Record) -> None:
         with self._writing():

@@ -69,6 +69,20 @@ def test_any_filesystem_holds_a_study(tmp_path, kind):
         open_study("runs/frist", filesystem=filesystem)
 
 
+@pytest.mark.parametrize("kind", ["local", "subtree", "mock", "memory"])
+def test_a_study_in_which_nothing_is_stored_can_be_withdrawn(tmp_path, kind):
+    filesystem = None if kind == "local" else object_filesystems(tmp_path)[kind]
+    uri = str(tmp_path / "runs" / "first") if kind == "local" else "runs/first"
+    empty = Store.create(uri, {}, filesystem=filesystem)
+    empty.withdraw()
+    with pytest.raises(StudyMissing):
+        Store.open(uri, filesystem=filesystem)
+    store = Store.create(uri, {"seed": 1}, filesystem=filesystem)
+    store.append(failed("a"))
+    store.withdraw()
+    assert ids(Store.open(uri, filesystem=filesystem)) == ["a"]
+
+
 def test_a_file_uri_is_a_plain_path(tmp_path):
     Store.create(f"file://{tmp_path}/s", {}).append(failed("a"))
     assert ids(Store.open(tmp_path / "s")) == ["a"]

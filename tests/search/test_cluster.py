@@ -215,3 +215,4 @@ def test_a_node_that_can_run_no_trial_is_named_before_any_runs(nodes: Nodes, tmp
     nodes.one()
     with pytest.raises(SpecError, match=r"node [0-9.]+ can run no trial: .*No module named 'sparsevlr'"):
         search(spec(), str(tmp_path / "study"), address=nodes.address, ship=False, allow_code=True)
+    assert not (tmp_path / "study").exists(), "the same command shall do once that is mended"

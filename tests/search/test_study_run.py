@@ -35,7 +35,7 @@ class Memory:
         self.checkpoints |= {record.checkpoint for record in records if record.checkpoint is not None}
 
     def discard_checkpoint(self, path: str) -> None:
-        self.checkpoints.discard(path)
+        self.checkpoints = {one for one in self.checkpoints if not f"{one}/".startswith(f"{path}/")}
 
 
 def tiny(**changes: object) -> StudySpec:
