@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
-from .errors import StorageError
-from .location import STORAGE_ERRORS, Location, reason_of
+from .errors import StorageDown, StorageError
+from .location import STORAGE_ERRORS, Location, no_answer, reason_of
 from .paths import STATE, check_saved
 from .untrusted import LARGEST_FILE, LARGEST_JSON, parse_json
 
@@ -16,7 +16,7 @@ def read_state(location: Location, path: str) -> dict[str, Any]:
     """What the checkpoint in the folder `path` of a study says of itself: progress, and `sha256` of its files by name.
 
     Raises:
-        StorageError: it is missing, or no such description.
+        StorageError: it is missing, or no such description; StorageDown: nothing is known about it.
         UnsafePath: the path leads outside the study.
     """
     content = _read(location, path, STATE, LARGEST_JSON)
@@ -33,7 +33,7 @@ def read_file(location: Location, path: str, name: str, state: Mapping[str, Any]
     """One file of the checkpoint in the folder `path`, whose state is `state`.
 
     Raises:
-        StorageError: it is missing, or changed since it was written.
+        StorageError: it is missing, or changed since it was written; StorageDown: nothing is known about it.
         UnsafePath: the path leads outside the study.
     """
     data = _read(location, path, name)
@@ -47,4 +47,6 @@ def _read(location: Location, path: str, name: str, most: int = LARGEST_FILE) ->
     try:
         return location.read(f"{path}/{name}", most)
     except STORAGE_ERRORS as error:
-        raise StorageError(f"checkpoint {path} cannot be read: {name}: {reason_of(error)}") from error
+        # A disk that cannot read one file may read others; an object store that fails says nothing of this one.
+        kind = StorageDown if no_answer(error) else StorageError
+        raise kind(f"checkpoint {path} cannot be read: {name}: {reason_of(error)}") from error

@@ -21,6 +21,10 @@ class RecordError(StudyError, ValueError):
     """A record whose columns contradict the schema."""
 
 
+class StorageDown(StorageError):
+    """An object store does not answer, so nothing is known about what lies there."""
+
+
 class UnsafePath(StudyError, ValueError):
     """A name or path that could lead outside its study."""
 

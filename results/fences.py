@@ -1,8 +1,9 @@
 """Fences: which events of earlier drivers count, on storage where nobody can be kept from writing.
 
-A driver that takes a study over writes down, once, how much it saw of every session before its own. That is what it
+A driver that takes a study over writes down, once, how much counts of every session before its own. That is what it
 goes on from; so it is all that readers take of them, and what a driver writes that was thought dead and is not (it
-slept, or its requests were on the way) is not read, whenever it arrives.
+slept, or its requests were on the way) is not read, whenever it arrives. The newest fence after a session decides
+alone: those before it were taken into account when it was written.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from . import paths
-from .location import STORAGE_ERRORS, Location, reason_of
+from .location import Location, reason_of
 from .paths import PartName, session_order
 from .untrusted import LARGEST_JSON, parse_json
 
@@ -21,7 +22,7 @@ NONE_SEEN = -1
 
 @dataclass(frozen=True)
 class Fence:
-    """What the session that wrote it saw of others: the last position by session."""
+    """What counted of others for the session that wrote it: the last position by session."""
 
     session: str
     seen: Mapping[str, int]
@@ -43,15 +44,14 @@ class Limits:
     """How far each session counts."""
 
     def __init__(self, fences: Iterable[Fence] = ()) -> None:
-        self._fences = tuple(fences)
+        self._newest = max(fences, key=lambda fence: session_order(fence.session), default=None)
 
     def of(self, session: str) -> int | None:
         """Position of the last event that counts, `NONE_SEEN` where none does; None for all of them."""
-        order = session_order(session)
-        return min(
-            (fence.seen.get(session, NONE_SEEN) for fence in self._fences if session_order(fence.session) > order),
-            default=None,
-        )
+        newest = self._newest
+        if newest is None or session_order(newest.session) <= session_order(session):
+            return None
+        return newest.seen.get(session, NONE_SEEN)
 
     def whole(self, name: PartName) -> bool:
         """Whether everything in the file counts."""
@@ -70,17 +70,18 @@ class Fences:
         self._read: dict[str, Fence] = {}
 
     def limits(self, problem: Callable[[str], None]) -> Limits:
-        """As of now; `problem` is told of files that cannot be read."""
+        """As of now; `problem` is told of files that are no fences. OSError when the storage does not answer."""
         found = []
         for entry in self._location.files(paths.FENCES):
             session = paths.parse_session_file(entry.name)
             if session is None:
                 continue
-            try:
-                if session not in self._read:
-                    data = self._location.read(f"{paths.FENCES}/{entry.name}", LARGEST_JSON)
+            if session not in self._read:
+                data = self._location.read(f"{paths.FENCES}/{entry.name}", LARGEST_JSON)
+                try:
                     self._read[session] = Fence.from_json(session, data)
-                found.append(self._read[session])
-            except (*STORAGE_ERRORS, ValueError) as error:
-                problem(f"{paths.FENCES}/{entry.name}: cut short or corrupt, skipped ({reason_of(error)})")
+                except ValueError as error:
+                    problem(f"{paths.FENCES}/{entry.name}: cut short or corrupt, skipped ({reason_of(error)})")
+                    continue
+            found.append(self._read[session])
         return Limits(found)

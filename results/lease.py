@@ -5,10 +5,10 @@ there, and gives up as soon as one beats; else it writes its own with a higher e
 be visible, and of several the one with the highest epoch and token stays. Then it fences the others' sessions
 (`fences`).
 
-What this excludes: that events of two drivers count for the same stretch of time, and, as long as requests take less
-than `STALE_SECONDS`, that two drivers work for longer than a heartbeat. What it does not: a driver that was thought
-dead goes on until it next looks, and what it computes by then is lost; its checkpoints may take the place of equal
-ones.
+What this excludes, whatever is late: that events of two drivers count for the same stretch of time, and that an event
+does not count after which `Lease.check` has still found nobody else. (Whoever comes later writes its lease, waits, and
+lists the events only then.) What it does not: a driver whose requests hang for `STALE_SECONDS`, or that is asleep, is
+thought dead; and one that begins so slowly that others have begun and settled meanwhile may end them.
 """
 
 from __future__ import annotations
@@ -21,25 +21,18 @@ import socket
 import threading
 import time
 from types import TracebackType
-from typing import NamedTuple
 
 from . import paths
-from .coverage import outermost
-from .errors import StorageError
-from .fences import Fence
-from .location import STORAGE_ERRORS, Location, storage_errors
+from .fences import Fence, Fences
+from .location import Location, storage_errors
 from .lock import StudyLocked, holder_in
 from .untrusted import LARGEST_JSON
 
 BEAT_SECONDS = 3.0
 STALE_SECONDS = 30.0
 SETTLE_SECONDS = 3.0
+_PATIENCE_SECONDS = 5.0
 _REMEDY = "make the study writable"
-
-
-class _Seen(NamedTuple):
-    content: bytes
-    since: float
 
 
 class Lease:
@@ -59,8 +52,6 @@ class Lease:
         self._location = location
         self._beats = 0
         self._began = time.time()
-        self._answered = 0.0
-        self._taken = False
         self._ended = threading.Event()
         self._beating = threading.Thread(target=self._beat, name="lease", daemon=True)
 
@@ -68,64 +59,65 @@ class Lease:
         with storage_errors(f"lease the study {self._location.shown}", _REMEDY):
             dead = self._watch()
             self.session = paths.session_name(max(self._epochs(), default=0) + 1, secrets.token_hex(4))
+            # Where this or the fence fails, they may arrive yet. The lease stays then, so that the next driver's epoch
+            # is higher, and what arrives binds nobody.
             self._write()
             self._beating.start()
             try:
                 self._ended.wait(SETTLE_SECONDS)
-                self._look()
-                if self._taken:
+                if self._superseded():
+                    self._remove()
                     raise StudyLocked(f"another driver has just begun to work on {self._location.shown}")
                 self._fence()
-                for name in dead:
-                    self._location.remove_file(f"{paths.LEASES}/{name}")
             except BaseException:
-                self._leave()
+                self._ended.set()
                 raise
+            for name in dead:
+                self._location.remove_file(f"{paths.LEASES}/{name}")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._leave()
+        self._ended.set()
+        # A beat that hangs is not waited for; the next driver then waits until the lease is stale.
+        self._beating.join(_PATIENCE_SECONDS)
+        self._remove()
 
     def check(self) -> None:
-        """Raises StudyLocked when another driver has taken the study over, after this one was thought dead.
-
-        The storage is asked only when it was not for so long that this may have happened.
-        """
-        if time.monotonic() - self._answered > STALE_SECONDS / 2:
-            with storage_errors(f"lease the study {self._location.shown}", _REMEDY):
-                self._look()
-        if self._taken:
-            raise StudyLocked(f"another driver has taken {self._location.shown} over; this one stops")
+        """Raises StudyLocked when another driver has taken the study over, after this one was thought dead, and
+        StorageError. What was stored before this was called, and it returns, counts."""
+        with storage_errors(f"lease the study {self._location.shown}", _REMEDY):
+            if self._superseded():
+                raise StudyLocked(f"another driver has taken {self._location.shown} over; this one stops")
 
     def _watch(self) -> set[str]:
         """File names of the leases of dead drivers."""
-        seen: dict[str, _Seen] = {}
+        seen: dict[str, tuple[bytes, float]] = {}
         while True:
-            now = {}
+            # An answer says how things were at some time after it was asked for, and no later than it came.
+            asked, now = time.monotonic(), {}
             for entry in self._location.files(paths.LEASES):
                 if paths.parse_session_file(entry.name) is None:
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     content = self._location.read(f"{paths.LEASES}/{entry.name}", LARGEST_JSON)
-                    now[entry.name] = _Seen(content, time.monotonic())
-            for name, (content, _) in now.items():
-                if name in seen and content == seen[name].content:
-                    now[name] = seen[name]
-                elif name in seen:
-                    raise StudyLocked(
-                        f"another driver works on {self._location.shown} ({holder_in(content)}); "
-                        "wait for it, or stop it and try again"
-                    )
+                    now[entry.name] = seen.get(entry.name, (content, time.monotonic()))
+                    if now[entry.name][0] != content:
+                        raise StudyLocked(
+                            f"another driver works on {self._location.shown} ({holder_in(content)}); "
+                            "wait for it, or stop it and try again"
+                        )
             seen = now
-            if all(time.monotonic() - since >= STALE_SECONDS for _, since in seen.values()):
+            if all(asked - since >= STALE_SECONDS for _, since in seen.values()):
                 return set(seen)
             time.sleep(BEAT_SECONDS / 2)
 
     def _epochs(self) -> list[int]:
         """Of all sessions that there are traces of."""
-        sessions = [*self._marked(), *(name.session for name in self._parts())]
+        journals = [paths.parse_journal(entry.name) for entry in self._location.files(paths.JOURNAL)]
+        names = [*journals, *self._parts()]
+        sessions = [*self._marked(), *(name.session for name in names if name is not None)]
         return [paths.session_order(session)[0] for session in sessions]
 
     def _marked(self) -> list[str]:
@@ -133,15 +125,24 @@ class Lease:
         entries = [*self._location.files(paths.LEASES), *self._location.files(paths.FENCES)]
         return [session for entry in entries if (session := paths.parse_session_file(entry.name)) is not None]
 
+    def _superseded(self) -> bool:
+        """Whether there is a driver after us, or was one: its lease is gone then, its fence is not."""
+        mine = paths.session_order(self.session)
+        return any(paths.session_order(session) > mine for session in self._marked())
+
     def _parts(self) -> list[paths.PartName]:
-        names = [paths.parse_part(entry.name) for entry in self._location.files(paths.PARTS)]
-        return outermost(name for name in names if name is not None)
+        names = (paths.parse_part(entry.name) for entry in self._location.files(paths.PARTS))
+        return [name for name in names if name is not None]
 
     def _fence(self) -> None:
+        limits = Fences(self._location).limits(_refuse)
         seen: dict[str, int] = {}
         for name in self._parts():
             if name.session != self.session:
                 seen[name.session] = max(name.last, seen.get(name.session, name.last))
+        for session, last in seen.items():
+            limit = limits.of(session)
+            seen[session] = last if limit is None else min(last, limit)
         self._location.write(f"{paths.FENCES}/{paths.session_file(self.session)}", Fence(self.session, seen).to_json())
 
     def _write(self) -> None:
@@ -151,24 +152,20 @@ class Lease:
         self._location.write(f"{paths.LEASES}/{paths.session_file(self.session)}", json.dumps(content).encode())
 
     def _beat(self) -> None:
-        while not self._taken and not self._ended.wait(BEAT_SECONDS):
-            # A storage that is away may come back.
-            with contextlib.suppress(*STORAGE_ERRORS):
-                self._look()
-                if not self._taken and not self._ended.is_set():
+        superseded = False
+        while not superseded and not self._ended.wait(BEAT_SECONDS):
+            # A storage that is away may come back, and what it raises is its own.
+            with contextlib.suppress(Exception):
+                superseded = self._superseded()
+                if not superseded and not self._ended.is_set():
                     self._beats += 1
                     self._write()
 
-    def _look(self) -> None:
-        """Whether there is a driver after us, or was one: its lease is gone then, its fence is not."""
-        mine = paths.session_order(self.session)
-        if any(paths.session_order(session) > mine for session in self._marked()):
-            self._taken = True
-        self._answered = time.monotonic()
-
-    def _leave(self) -> None:
-        self._ended.set()
-        self._beating.join()
+    def _remove(self) -> None:
         # A storage that has vanished takes its lease along; what it says now would hide why the driver ends.
-        with contextlib.suppress(*STORAGE_ERRORS, StorageError):
+        with contextlib.suppress(Exception):
             self._location.remove_file(f"{paths.LEASES}/{paths.session_file(self.session)}")
+
+
+def _refuse(problem: str) -> None:
+    raise OSError(problem)

@@ -21,8 +21,14 @@ from .untrusted import LARGEST_FILE, check_plain, check_size, inside, read_file
 
 # What reading and writing raises when the storage (not the caller) is at fault.
 STORAGE_ERRORS = (OSError, pa.ArrowException)
-S3_ATTEMPTS = 7
+S3_ATTEMPTS, S3_SECONDS = 7, 60.0
+_READ_AGAIN = 3
+_PORT = re.compile(r"[^/@]*:[0-9]*(/|$)")
 _PLACES = ("region", "scheme", "endpoint_override")
+
+
+class _TornAnswer(OSError):
+    """An answer that arrow could not take in."""
 
 
 class Entry(NamedTuple):
@@ -83,9 +89,21 @@ class Location:
         path = self.path(relative)
         if self.local is not None:
             return read_file(self.local / relative, most)
+        for _ in range(_READ_AGAIN):
+            # An error's text may not fit in the place of the data, and arrow does not try that again.
+            with contextlib.suppress(_TornAnswer):
+                return self._read_object(path, most)
+        return self._read_object(path, most)
+
+    def _read_object(self, path: str, most: int) -> bytes:
         with self.filesystem.open_input_file(path) as file:
             check_size(file.size(), most)
-            return bytes(file.read())
+            try:
+                return bytes(file.read())
+            except OSError as error:
+                if "response stream" in str(error):
+                    raise _TornAnswer(*error.args) from error
+                raise
 
     def open(self, relative: str) -> pa.NativeFile:
         """A file to read from anywhere in it. What it holds stays readable when it is removed meanwhile."""
@@ -144,7 +162,10 @@ def locate(uri: str | os.PathLike[str], filesystem: fs.FileSystem | None = None)
     try:
         found, path = fs.FileSystem.from_uri(text)
     except (*STORAGE_ERRORS, ValueError) as error:
-        reason = reason_of(error).replace(text, shown)
+        # What pyarrow says may quote any part of it.
+        reason = (
+            reason_of(error) if shown == text else "no URI, unless '/', '@' and '?' of a key are written %2F, %40, %3F"
+        )
         raise StorageError(
             f"cannot use the storage {shown}: {reason}; give a folder, or a URI that pyarrow knows"
         ) from None
@@ -155,12 +176,14 @@ def locate(uri: str | os.PathLike[str], filesystem: fs.FileSystem | None = None)
 
 def _patient(filesystem: fs.FileSystem) -> fs.FileSystem:
     """S3 with time for slow answers, and tries for about half a minute of failures; pyarrow's own gives up on an answer
-    that takes 3 s, and a URI cannot say otherwise."""
+    that takes 3 s, and a URI cannot say otherwise. What was made with a timeout of its own stays as it is."""
     if filesystem.type_name != "s3":
         return filesystem
     build, (options,) = filesystem.__reduce__()
+    if options["request_timeout"] not in (-1.0, S3_SECONDS):
+        return filesystem
     tries = fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)
-    return build(options | {"request_timeout": 60.0, "connect_timeout": 10.0, "retry_strategy": tries})
+    return build(options | {"request_timeout": S3_SECONDS, "connect_timeout": 10.0, "retry_strategy": tries})
 
 
 def _local(path: Path, shown: str) -> Location:
@@ -169,15 +192,23 @@ def _local(path: Path, shown: str) -> Location:
 
 
 def without_credentials(uri: str) -> str:
-    """The URI less user, password and query, which may hold keys."""
-    return re.sub(r"://[^/@]*@", "://", uri).partition("?")[0] if "://" in uri else uri
+    """The URI less user, password and query, which may hold keys; also where their '/', '@' and '?' are not escaped."""
+    scheme, mark, rest = uri.partition("://")
+    if not mark:
+        return uri
+    path = rest.partition("?")[0]
+    user, at, place = path.partition("@")
+    if ":" in user and not _PORT.match(user):
+        return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0] if '@' in rest else '...'}"
+    return f"{scheme}://{place if at and '/' not in user else path}"
 
 
 def to_type(uri: str) -> str:
     """The URI to type again: less user and password; of the query what says where the storage is."""
     if "://" not in uri:
         return uri
-    kept = [option for option in uri.partition("?")[2].split("&") if option.partition("=")[0] in _PLACES]
+    options = uri.rpartition("@")[2].partition("?")[2].split("&")
+    kept = [option for option in options if option.partition("=")[0] in _PLACES and "%40" not in option]
     return "?".join([without_credentials(uri), *(["&".join(kept)] if kept else [])])
 
 
@@ -192,6 +223,11 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         return error.strerror.splitlines()[0].partition(" '")[0]
     return without_credentials(str(error).splitlines()[0]) if str(error) else type(error).__name__
+
+
+def no_answer(error: BaseException) -> bool:
+    """Whether an object store failed as such, which says nothing of what was asked for. Its errors have no number."""
+    return isinstance(error, OSError) and error.errno is None and not isinstance(error, FileNotFoundError)
 
 
 @contextmanager

@@ -106,7 +106,10 @@ class Merger:
 
     def _names(self, folder: str) -> list[PartName]:
         found = (paths.parse_part(entry.name) for entry in self._location.files(folder))
-        names = (name for name in found if name is not None and name not in self._left[folder])
+        names = [name for name in found if name is not None and name not in self._left[folder]]
+        if folder == paths.PARTS:
+            # What lies in a part that counts in part is not merged without it: two parts would overlap.
+            names = outermost(names)
         return outermost(name for name in names if self._limits.whole(name))
 
     def _open(self, folder: str, name: PartName) -> PartFile | None:

@@ -2,7 +2,7 @@
 
 ::
 
-    STORAGE/NAME/study.json                               spec, versions, time of creation; written once
+    STORAGE/NAME/study.json                               spec, versions, time of creation
     STORAGE/NAME/journal/EPOCH-TOKEN-FIRST.jsonl          events of a living (or killed) driver session
     STORAGE/NAME/parts/EPOCH-TOKEN-FIRST-LAST.parquet     sealed events, immutable
     STORAGE/NAME/digests/EPOCH-TOKEN-FIRST-LAST.parquet   of so many events those that decide what the trials are

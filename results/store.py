@@ -15,25 +15,25 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 
 from . import paths
-from .coverage import covers, events_in, outermost
+from .coverage import covers, events_in, in_order, outermost
 from .digests import DigestFile
 from .errors import StorageError, StudyError
-from .fences import Fences, Limits
+from .fences import NONE_SEEN, Fences, Limits
 from .journal import SEQUENCE, parse
 from .lease import Lease
-from .location import STORAGE_ERRORS, Location, locate, reason_of, storage_errors
+from .location import STORAGE_ERRORS, Location, locate, no_answer, reason_of, storage_errors
 from .lock import DriverLock
 from .manifest import check_version, create_folder, new_manifest, parse_manifest, study_exists, to_json
 from .merging import Merger
@@ -50,6 +50,13 @@ _APPEND_REMEDY = "free space or bring the storage back, then go on with: sparsev
 _RELISTINGS = 100
 _PATIENCE_SECONDS = 5.0
 _READ_REMEDY = "check that the storage is there and readable"
+
+
+T = TypeVar("T")
+
+
+class Unanswered(OSError):
+    """An object store did not answer, which says nothing of the file that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,8 @@ class Store:
         self._merging: threading.Thread | None = None
         self._closing = threading.Event()
         self._fences = Fences(location)
-        self._session: str | None = None
+        self._lease: Lease | None = None
+        self._created = False
 
     @classmethod
     def create(
@@ -127,7 +135,9 @@ class Store:
                 create_folder(location, location.local, data)
             else:
                 location.write(paths.STUDY_FILE, data)
-        return cls(location, manifest, readonly=False)
+        store = cls(location, manifest, readonly=False)
+        store._created = True
+        return store
 
     @classmethod
     def open(
@@ -136,7 +146,7 @@ class Store:
         """An existing study. Raises StudyMissing (with the studies nearby) or StudyError.
 
         Opening for writing changes nothing until the first append. It does not keep a second writer out, which is the
-        business of `lead`; two writers lose nothing, since each has files of its own.
+        business of `lead`: what is appended without it may count for nothing once a driver leads.
         """
         location = locate(uri, filesystem)
         with storage_errors(f"read the study {location.shown}", _READ_REMEDY):
@@ -163,17 +173,25 @@ class Store:
 
     @contextmanager
     def lead(self) -> Iterator[DriverLock | Lease]:
-        """Be the one driver of the study: on a file system by an exclusive file, on other storage by a lease.
+        """Be the one driver of the study: on a file system by an exclusive file, on other storage by a lease. The store
+        is closed before this ends.
 
         Raises StudyLocked when another driver lives, and StorageError.
         """
         if self.location.local is not None:
-            with DriverLock(self.location) as lock:
+            with DriverLock(self.location) as lock, self:
                 yield lock
-        else:
-            with Lease(self.location) as lease:
-                self._session = lease.session
-                yield lease
+            return
+        with Lease(self.location) as lease:
+            if self._created:
+                # Of several that create it at once this one stays, and so does its spec.
+                self.replace_spec(self.spec)
+            self._lease, self._writer = lease, None
+            try:
+                with self:
+                    yield lease
+            finally:
+                self._lease = self._writer = None
 
     def replace_spec(self, spec: Mapping[str, Any]) -> None:
         """Another spec for the study, durable on return; for the one driver that extends it."""
@@ -182,12 +200,13 @@ class Store:
             self.location.replace(paths.STUDY_FILE, to_json(self.manifest))
 
     def withdraw(self) -> None:
-        """Remove the study again, if nothing was ever stored in it; else nothing happens."""
+        """Remove the study again, if nothing was ever stored in it; else nothing happens. For its one driver."""
         folders = (paths.JOURNAL, paths.PARTS, paths.CHECKPOINTS)
         with storage_errors(f"write to {self.uri}", _WRITE_REMEDY):
             if any(self.location.files(folder) or self.location.folders(folder) for folder in folders):
                 return
-            self.location.remove_file(paths.STUDY_FILE)
+            for file in (paths.STUDY_FILE, paths.LOCK):
+                self.location.remove_file(file)
             for folder in (*folders, paths.FENCES, paths.LEASES):
                 self.location.remove_folder(folder)
             if self.location.local is not None:
@@ -278,7 +297,9 @@ class Store:
             if self._merging is not None:
                 # A kill in the middle of it costs nothing: who closes need not wait for a large file.
                 self._merging.join(_PATIENCE_SECONDS)
-            self._closing.clear()
+            self._closing = threading.Event()
+            if self._lease is not None:
+                return  # Its session lasts as long, and nothing is held back.
             writer, self._writer = self._writer, None
             if writer is not None:
                 with storage_errors(f"write to {self.uri}", _WRITE_REMEDY):
@@ -298,9 +319,8 @@ class Store:
                 raise
 
     def _begin_session(self) -> EventWriter:
-        if self._session is not None:
-            session, self._session = self._session, None
-            return ObjectWriter(self.location, session)
+        if self._lease is not None:
+            return ObjectWriter(self.location, self._lease.session)
         journals = [paths.parse_journal(entry.name) for entry in self.location.files(paths.JOURNAL)]
         parts = [paths.parse_part(entry.name) for entry in self.location.files(paths.PARTS)]
         seen = [paths.session_order(name.session)[0] for name in (*journals, *parts) if name is not None]
@@ -340,7 +360,7 @@ class Store:
         whole = [name for name in digested_parts if limits.whole(name)]
         digests = self._outermost(paths.DIGESTS, whole, problems, opened)
         parts = [name for name in parts if not any(covers(digest, name) for digest in digests)]
-        pieces = {**digests, **self._within(self._outermost(paths.PARTS, parts, problems, opened), limits)}
+        pieces = self._counting({**digests, **self._outermost(paths.PARTS, parts, problems, opened)}, limits)
         stretches = [Stretch(paths.session_order(name.session), name.first, piece) for name, piece in pieces.items()]
         for journal, rows in journals:
             ranges = [name for name in pieces if name.session == journal.session]
@@ -352,16 +372,23 @@ class Store:
         return Snapshot(tuple(stretches), tuple(problems))
 
     @staticmethod
-    def _within(pieces: Mapping[PartName, Piece], limits: Limits) -> dict[PartName, Piece]:
-        """Less the events that do not count."""
-        found = {}
-        for name, piece in pieces.items():
-            last = limits.of(name.session)
-            if last is None or name.last <= last:
-                found[name] = piece
-            elif name.first <= last:
-                events = piece.read([*RECORD_SCHEMA.names, SEQUENCE])
-                found[name] = Loaded(events.filter(pc.less_equal(events[SEQUENCE], last)))
+    def _counting(pieces: Mapping[PartName, Piece], limits: Limits) -> dict[PartName, Piece]:
+        """Less the events that do not count, and those that a file before has: files of drivers that merge at once may
+        overlap."""
+        found: dict[PartName, Piece] = {}
+        ends: dict[str, int] = {}
+        for name in in_order(pieces):
+            limit = limits.of(name.session)
+            first = max(name.first, ends.get(name.session, NONE_SEEN) + 1)
+            last = name.last if limit is None else min(name.last, limit)
+            if first > last:
+                continue
+            ends[name.session] = last
+            found[name] = pieces[name]
+            if (first, last) != (name.first, name.last):
+                events = pieces[name].read([*RECORD_SCHEMA.names, SEQUENCE])
+                place = events[SEQUENCE]
+                found[name] = Loaded(events.filter(pc.and_(pc.greater_equal(place, first), pc.less_equal(place, last))))
         return found
 
     def _names(self, folder: str) -> list[PartName]:
@@ -387,7 +414,7 @@ class Store:
                     versions = piece.read(["schema_version"])["schema_version"]
                     check_version(f"{self.uri}/{file}", pc.max(versions).as_py() or 0)
                     opened[folder, name] = piece
-                except FileNotFoundError:
+                except (FileNotFoundError, Unanswered):
                     raise
                 except (*STORAGE_ERRORS, ValueError) as error:
                     problems.append(f"{file}: cut short or corrupt, skipped ({reason_of(error)})")
@@ -395,8 +422,17 @@ class Store:
 
     def _open(self, folder: str, file: str) -> Piece:
         if folder == paths.DIGESTS:
-            return DigestFile(self.location.open(file), f"{self.uri}/{file}")
-        return Loaded(from_bytes(self.location.read(file)))
+            return DigestFile(self._asked(self.location.open, file), f"{self.uri}/{file}")
+        return Loaded(from_bytes(self._asked(self.location.read, file)))
+
+    @staticmethod
+    def _asked(how: Callable[[str], T], file: str) -> T:
+        try:
+            return how(file)
+        except OSError as error:
+            if no_answer(error):
+                raise Unanswered(*error.args) from error
+            raise
 
     def _read_journals(self, problems: list[str]) -> list[tuple[paths.JournalName, list[tuple[int, dict[str, Any]]]]]:
         journals = []

@@ -211,7 +211,7 @@ def terminable() -> Iterator[None]:
 
 
 @contextmanager
-def discreet() -> Iterator[None]:
+def without_aws_keys() -> Iterator[None]:
     """Ray Tune would hand the driver's AWS keys to its workers in their runtime environment, which Ray logs. Workers
     have them from the environment of their node."""
     told = class_cache.ENV_VARS_TO_PROPAGATE

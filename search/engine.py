@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from ..results import Record, StorageError, Store, Study, StudyError, open_study
 from ..results.location import Location, below, locate, storage_errors
@@ -24,7 +24,7 @@ from ..spaces import SpecError, StudySpec, TrialConfig, change_spec, check_chang
 from ..spaces.datasets import Dataset, load_dataset
 from ..trainables import Trial, check_space
 from ..trainables.ray_trainable import RayTrial, failed_record, settle_torch
-from .cluster import as_trials_run, check_resources, cluster, discreet, terminable, trial_resources
+from .cluster import as_trials_run, check_resources, cluster, terminable, trial_resources, without_aws_keys
 from .ray_adapters import StudyCallback, StudyScheduler, StudySearcher
 from .study_run import StudyRun
 
@@ -66,13 +66,13 @@ def search(
     """
     data = checked_data(spec, data_dir, allow_code)
     check_resources(spec, address)
-    with Store.create(uri, spec.to_dict()) as store:
+    with Store.create(uri, spec.to_dict()) as store, store.lead() as leading:
+        run = StudyRun(spec, store, on_change=observe, may_write=leading.check)
         try:
-            with store.lead() as leading:
-                run = StudyRun(spec, store, on_change=observe, may_write=leading.check)
-                _run(run, store, data, observe, address=address, ship=ship, allow_code=allow_code)
+            _run(run, store, data, observe, address=address, ship=ship, allow_code=allow_code)
         except SpecError:
             # A node cannot run it: the same command shall do once that is mended.
+            leading.check()
             store.withdraw()
             raise
     return open_study(uri)
@@ -123,6 +123,7 @@ def resume(
         run.replay(study.replay())
         if run.limit_reached and not run.finished and not _untested(store):
             raise StudyError(f"{run.limit_reached.story}; raise the limit: {run.limit_reached.remedy(store.uri)}")
+        leading.check()
         if wanted != before:
             store.replace_spec(wanted.to_dict())
         store.seal_abandoned()
@@ -163,13 +164,14 @@ def _run(
     if not run.finished or _untested(store):
         # Twice: Ray, when it starts, puts handlers of its own in the place of ours, and ends with an abort.
         reached = cluster(run.spec, store.location, address, allow_code=allow_code, ship=ship)
-        with discreet(), terminable(), reached as slots, terminable():
+        with without_aws_keys(), terminable(), reached as slots, terminable():
             # Once for all: a node fetches them when its first trial asks, and its trials read them from shared memory.
             shared = ray.put(data)
             if not run.finished and not run.limit_reached:
                 _run_trials(run, store.location, shared, slots, allow_code)
             _score_front_on_test(run, store, shared, allow_code)
     if run.finished:
+        run.may_write()
         store.discard_stages()
 
 
@@ -227,6 +229,8 @@ def _score_front_on_test(run: StudyRun, store: Store, data: Any, allow_code: boo
         try:
             record = ray.get(done[0])
         except RayError as error:
+            if isinstance(error, RayTaskError) and isinstance(error.cause, StorageError):
+                raise error.cause from error
             # Its worker died, again and again: Ray retries such tasks by itself.
             record = _without_figures(rows[done[0]], error)
         run.tested(record)
@@ -251,6 +255,8 @@ def score_on_test(
         trial = Trial(config, StudySpec.from_dict(spec), data, location=location, allow_code=allow_code)
         trial.restore(row["checkpoint"])
         return trial.score_on_test()
+    except StorageError:
+        raise
     except Exception as error:
         return _without_figures(row, error)
 

@@ -57,7 +57,7 @@ class StudyRun:
         spec: the study.
         store: open for writing.
         on_change: called after each event, for the display.
-        may_write: called before each event; raises when this driver has lost the study to another.
+        may_write: called before and after each event; raises when this driver has lost the study to another.
         clock: seconds that pass; the wall time of the study's limits counts from here, or from the end of `replay`.
 
     Attributes:
@@ -77,7 +77,7 @@ class StudyRun:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec = spec
-        self._store, self._on_change, self._may_write = store, on_change, may_write
+        self._store, self._on_change, self.may_write = store, on_change, may_write
         self._sampler = Sampler(spec)
         kind = SCHEDULERS.get(spec.scheduler.kind)
         self._asha = kind(len(spec.rungs), spec.scheduler.eta) if kind else None
@@ -306,6 +306,8 @@ class StudyRun:
                 undecided.pop(event.trial_id, None)
                 self._tell(event.trial_id)
         # What was due to be removed when the driver was killed. All that a report superseded before was removed then.
+        with self._writing():
+            self.may_write()
         for report in superseded.values():
             self._discard(report)
         for trial_id, state in self._states.items():
@@ -362,8 +364,10 @@ class StudyRun:
 
     def _append(self, record: Record) -> None:
         with self._writing():
-            self._may_write()
+            self.may_write()
             self._store.append([record])
+            # Now it counts, whoever comes; so what it supersedes may go.
+            self.may_write()
         if record.split != "test":
             self._remember(record)
         self._on_change(self)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..results import StorageError
 from ..results.checkpoints import read_file, read_state
+from ..results.errors import StorageDown
 from ..results.location import Location, storage_errors
 from ..results.paths import MASK, OPTIMIZER, PRUNER, STATE, WEIGHTS
 from .errors import CheckpointError
@@ -82,12 +83,15 @@ class Checkpoint:
 
         Raises:
             CheckpointError: the checkpoint is missing, incomplete or changed since it was written.
+            StorageDown: an object store does not answer.
             UnsafePath: the path leads outside the study.
         """
         try:
             state = read_state(location, path)
             names = (WEIGHTS, MASK, OPTIMIZER, *([PRUNER] if PRUNER in state["sha256"] else []))
             content = {name: read_file(location, path, name, state) for name in names}
+        except StorageDown:
+            raise
         except StorageError as error:
             raise CheckpointError(str(error)) from error
         try:

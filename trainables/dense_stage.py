@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..results.location import Location
+from ..results.location import Location, storage_errors
 from ..results.paths import parse_stage_epoch, stage_folder, stage_path
 from ..spaces import StudySpec, TrialConfig
 from .checkpoint import Checkpoint
@@ -52,7 +52,8 @@ class DenseStage:
 
         One that is torn or corrupt counts as none: whoever needs it trains it again, and writes it anew.
         """
-        epochs = map(parse_stage_epoch, location.folders(stage_folder(self.key)))
+        with storage_errors(f"read {location.shown}", "check that the storage is there and readable"):
+            epochs = map(parse_stage_epoch, location.folders(stage_folder(self.key)))
         for epoch in sorted((epoch for epoch in epochs if epoch is not None and after < epoch <= until), reverse=True):
             try:
                 checkpoint = Checkpoint.load(location, stage_path(self.key, epoch))

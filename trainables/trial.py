@@ -13,7 +13,7 @@ import torch
 
 from ..results import Record
 from ..results.intervals import wilson_interval
-from ..results.location import Location
+from ..results.location import Location, storage_errors
 from ..results.paths import checkpoint_path
 from ..spaces import StudySpec, TrialConfig
 from ..spaces.datasets import Dataset
@@ -110,7 +110,8 @@ class Trial:
             return record
         path = self._save(f"rung-{rung}")
         if self._came_by_left:
-            self._location.remove_folder(checkpoint_path(self._config.trial_id, LEFT))
+            with storage_errors(f"write to {self._location.shown}", "make it writable"):
+                self._location.remove_folder(checkpoint_path(self._config.trial_id, LEFT))
             self._came_by_left = False
         return replace(record, checkpoint=path)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from sparsevlr.results import Record, Store, open_study, paths
+from sparsevlr.results import Record, StorageError, Store, open_study, paths
 from sparsevlr.results import lease as lease_module
 from sparsevlr.results.coverage import FANOUT
 from sparsevlr.results.fences import Fence
@@ -147,7 +147,7 @@ def write(folder: Path, session: str, first: int, last: int) -> None:
     location.write(f"{paths.PARTS}/{paths.part_file(session, first, last)}", to_bytes(to_events(rows)))
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(12))
 def test_of_a_session_counts_what_the_next_drivers_saw_whoever_merges_what(
     study: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,14 +162,18 @@ def test_of_a_session_counts_what_the_next_drivers_saw_whoever_merges_what(
         action = draw.random()
         if not sessions or action < 0.03:
             new = paths.session_name(len(sessions) + 1, f"{len(sessions):08x}")
-            seen = {name: end for name, end in ends.items() if end >= 0}
-            location.write(f"{paths.FENCES}/{paths.session_file(new)}", Fence(new, seen).to_json())
             counted = {name: min(counted.get(name, end), end) for name, end in ends.items()}
+            seen = {name: end for name, end in counted.items() if end >= 0}
+            location.write(f"{paths.FENCES}/{paths.session_file(new)}", Fence(new, seen).to_json())
             sessions.append(new)
             ends[new] = -1
         elif action < 0.1:
-            # One that was thought dead knows no fence.
+            # One that was thought dead knows no fence; it may be killed before it has removed what it merged.
+            parts = {path: path.read_bytes() for path in study.glob("study/*/*.parquet")}
             Merger(location, threading.Event()).run()
+            if draw.random() < 0.5:
+                for path, content in parts.items():
+                    path.write_bytes(content)
         elif action < 0.17:
             before = set(study.glob("study/*/*.parquet"))
             opened(study).merge()
@@ -187,6 +191,68 @@ def test_of_a_session_counts_what_the_next_drivers_saw_whoever_merges_what(
     expected = [f"{name[-1]}{place}" for name in sessions for place in range(counted.get(name, ends[name]) + 1)]
     assert ids(study) == expected
     assert open_study("study", filesystem=objects(study)).trials()["trial_id"].to_pylist() == expected
+
+
+def test_files_that_overlap_are_read_once(study: Path) -> None:
+    session = paths.session_name(1, "0000000a")
+    for first, last in ((0, 9), (5, 14), (12, 20), (13, 15)):
+        write(study, session, first, last)
+    assert ids(study) == [f"a{place}" for place in range(21)]
+
+
+def test_of_fences_the_newest_decides_whenever_an_older_one_arrives(study: Path) -> None:
+    first, second, third = (paths.session_name(1, "0000000a"), paths.session_name(2, "0000000b"), "000002-0000000c")
+    write(study, first, 0, 21)
+    location = opened(study).location
+    location.write(f"{paths.FENCES}/{paths.session_file(third)}", Fence(third, {first: 21}).to_json())
+    location.write(f"{paths.FENCES}/{paths.session_file(second)}", Fence(second, {first: 20}).to_json())
+    assert len(ids(study)) == 22
+
+
+@pytest.mark.parametrize("what", ["leases", "fences"])
+def test_what_a_driver_that_failed_to_begin_has_written_binds_no_later_one(
+    study: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request is done, and nobody hears of it; or it is done much later."""
+    with monkeypatch.context() as patch:
+        kind = type(opened(study).location)
+        write_it = kind.write
+
+        def lost(self: object, relative: str, data: bytes) -> None:
+            write_it(self, relative, data)  # type: ignore[arg-type]
+            if relative.startswith(what):
+                raise OSError("no answer")
+
+        patch.setattr(kind, "write", lost)
+        with pytest.raises(StorageError, match="no answer"), opened(study).lead():
+            pass
+    written = {path: path.read_bytes() for path in study.glob("study/fences/*")}
+    for path in written:
+        path.unlink()
+    store = opened(study)
+    with store.lead() as leading:
+        store.append(failed("a"))
+        for path, content in written.items():
+            path.write_bytes(content)
+        leading.check()
+        store.append(failed("b"))
+    assert ids(study) == ["a", "b"]
+
+
+def test_an_answer_that_comes_late_does_not_make_a_driver_dead(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(study).lead():
+        kind = type(opened(study).location)
+        read = kind.read
+
+        def late(self: object, relative: str, *most: int) -> bytes:
+            content = read(self, relative, *most)  # type: ignore[arg-type]
+            if relative.startswith("leases"):
+                time.sleep(lease_module.STALE_SECONDS + 0.5)
+            return content
+
+        monkeypatch.setattr(kind, "read", late)
+        with pytest.raises(StudyLocked, match="another driver works on"), opened(study).lead():
+            pass
 
 
 def test_a_corrupt_fence_is_reported_by_name_and_bounds_nothing(study: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from sparsevlr.results import Record, StorageError, Store, StudyMissing, open_study
 from sparsevlr.results import lease as lease_module
 from sparsevlr.results import location as location_module
+from sparsevlr.results.location import locate, to_type, without_credentials
 
 from ..conftest import ACCESS_KEY, SECRET_KEY, ObjectStore, some
 
@@ -109,6 +110,51 @@ def test_no_access_is_said_at_once_and_credentials_never(
     for secret in (ACCESS_KEY, SECRET_KEY):
         assert secret not in said
         assert not any(secret.encode() in data for data in object_store.content().values())
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("s3://KEY:abc/SECRET@bucket/studies", "s3://bucket/studies"),
+        ("s3://KEY:ab@SECRET@bucket/x", "s3://bucket/x"),
+        ("s3://KEY:ab?SECRET@bucket/x", "s3://bucket/x"),
+        ("s3://KEY:SECRET", "s3://..."),
+        (
+            "s3://KEY:SECRET@bucket/x?endpoint_override=h%3A1&region=r&y=SECRET",
+            "s3://bucket/x?endpoint_override=h%3A1&region=r",
+        ),
+        ("s3://bucket/x?endpoint_override=http://KEY%3ASECRET%40h", "s3://bucket/x"),
+        ("s3://bucket/a@b?endpoint_override=localhost:9000", "s3://bucket/a@b"),
+        ("hdfs://user@host:8020/a", "hdfs://host:8020/a"),
+        ("hdfs://host:8020/a", "hdfs://host:8020/a"),
+        ("studies/a@b?c", "studies/a@b?c"),
+    ],
+)
+def test_what_is_shown_of_a_uri_is_never_a_key(uri: str, shown: str) -> None:
+    assert to_type(uri) in (shown, f"{shown}?endpoint_override=localhost:9000")
+    assert "SECRET" not in without_credentials(uri)
+    said = ""
+    try:
+        locate(uri)
+    except StorageError as error:
+        said = "".join(traceback.format_exception(error))
+    assert "SECRET" not in said
+
+
+def test_reading_tells_an_outage_from_a_corrupt_file(
+    object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(location_module, "S3_ATTEMPTS", 2)
+    store = Store.create(object_store.uri("study"), {})
+    store.append(failed("a"))
+    with (
+        object_store.faults(lambda method, path: "500" if path.endswith(".parquet") else None),
+        pytest.raises(StorageError, match="cannot read the study"),
+    ):
+        store.read()
+    (name,) = (entry.name for entry in store.location.files("parts"))
+    store.location.write(f"parts/{name}", b"PAR1")
+    assert store.read().problems[0].startswith(f"parts/{name}: cut short or corrupt, skipped")
 
 
 def test_a_bucket_that_is_not_there(object_store: ObjectStore) -> None:

@@ -27,8 +27,8 @@ PROGRAM = [
 ]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, timeout=300)
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, timeout=300, cwd=folder)
 
 
 def test_a_killed_search_goes_on_exports_and_tells_no_credentials(object_store: ObjectStore, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_killed_search_goes_on_exports_and_tells_no_credentials(object_store: 
             os.killpg(first.pid, signal.SIGKILL)
             assert first.wait() == -signal.SIGKILL, (tmp_path / "first").read_text()
         said.append((tmp_path / "first").read_text())
-        resumed = run("resume", uri)
+        resumed = run(tmp_path, "resume", uri)
         said += [resumed.stdout, resumed.stderr]
         assert resumed.returncode == 0, resumed.stderr
     assert object_store.hurt
@@ -64,11 +64,11 @@ def test_a_killed_search_goes_on_exports_and_tells_no_credentials(object_store: 
         ("verify", str(tmp_path / "out")),
         ("status", uri),
     ):
-        done = run(*arguments)
+        done = run(tmp_path, *arguments)
         said += [done.stdout, done.stderr]
         assert done.returncode == 0, done.stderr
     written = [file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()]
-    logs = [file.read_bytes() for file in Path(os.environ["RAY_TMPDIR"]).rglob("*.*") if file.is_file()]
+    logs = [file.read_bytes() for file in Path(os.environ["RAY_TMPDIR"]).rglob("*") if file.is_file()]
     assert written
     assert logs
     for text in (SECRET_KEY, ACCESS_KEY):
