@@ -88,6 +88,27 @@ def replayed(spec: StudySpec, store: Memory, events: list[Record], **options: An
     return run
 
 
+@pytest.mark.parametrize("asked", range(2, 60))
+def test_a_driver_that_is_superseded_at_any_moment_has_removed_nothing_that_the_next_needs(asked: int) -> None:
+    """Whoever comes goes on from the events that were stored before it came: their checkpoints must be there."""
+    spec = tiny()
+    store, times, counted = Memory(), 0, 0
+
+    def may_write() -> None:
+        nonlocal times, counted
+        times += 1
+        if times >= asked:
+            raise StudyError("another driver has taken it over")
+        # Nobody had come before this was called: so much counts.
+        counted = len(store.events)
+
+    with pytest.raises(StudyError, match="taken it over"):
+        run_one_after_the_other(StudyRun(spec, store, may_write=may_write), spec)
+    assignment = replayed(spec, Memory(), store.events[:counted]).next_trial()
+    assert assignment is not None
+    assert assignment.checkpoint is None or assignment.checkpoint in store.checkpoints
+
+
 WITHOUT_LIMITS = [(sampler, {}) for sampler in ("tpe", "nsga2", "gp", "random")]
 WITH_LIMITS = [("random", {"compute_seconds": 16.0}), ("random", {"stagnation": 1, "tolerance": 0.5})]
 
