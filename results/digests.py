@@ -7,9 +7,11 @@ is then read from the parts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from . import paths
 from .errors import StorageError
@@ -46,9 +48,18 @@ class DigestFile(PartFile):
         if missing:
             raise ValueError(f"it is of another version: no column {missing[0]}")
 
-    def _read(self, names: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
+    def read(self, names: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
+        with self._corrupt():
+            return super().read(names, groups)
+
+    def codes(self, name: str, words: Sequence[str]) -> NDArray[np.int8]:
+        with self._corrupt():
+            return super().codes(name, words)
+
+    @contextmanager
+    def _corrupt(self) -> Iterator[None]:
         try:
-            return super()._read(names, groups)
+            yield
         except (*STORAGE_ERRORS, ValueError) as error:
             raise CorruptDigest(
                 f"{self._shown} is corrupt ({reason_of(error)}); remove it, the parts hold the same events"
@@ -56,12 +67,13 @@ class DigestFile(PartFile):
 
     def trials(self) -> Trials:
         columns = self.read([TRIAL, "trial_id"])
-        codes = columns[TRIAL].to_numpy().astype(np.int64)
-        seen = np.maximum.accumulate(np.concatenate([[-1], codes]))
-        if codes.min(initial=0) < 0 or (seen[1:] > seen[:-1] + 1).any():
-            raise CorruptDigest(
-                f"{self._shown} is corrupt (trials out of order); remove it, the parts hold the same events"
-            )
+        with self._corrupt():
+            if columns[TRIAL].null_count or columns["trial_id"].null_count:
+                raise ValueError("events without a trial")
+            codes = columns[TRIAL].to_numpy().astype(np.int64)
+            seen = np.maximum.accumulate(np.concatenate([[-1], codes]))
+            if codes.min(initial=0) < 0 or (seen[1:] > seen[:-1] + 1).any():
+                raise ValueError("trials out of order")
         return Trials(columns["trial_id"].take(pa.array(np.flatnonzero(seen[1:] > seen[:-1]))).combine_chunks(), codes)
 
 

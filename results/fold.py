@@ -108,7 +108,7 @@ class Fold:
         found += [self.worse(_MINIMISED)]
         if len(self.events):
             time = self.events.numbers("time")
-            known = self._trial >= 0
+            known = (self._trial >= 0) & np.isfinite(time)
             found += [np.array([np.where(known, time, np.inf).argmin(), np.where(known, time, -np.inf).argmax()])]
         positions: Positions = np.unique(np.concatenate(found))
         return positions[(positions >= 0) & (self._trial[positions] >= 0)]

@@ -23,6 +23,10 @@ from .record import CONVERTERS, RECORD_SCHEMA, Record
 from .untrusted import parse_json
 
 SEQUENCE = "sequence"
+MOST_EVENTS = 10**12
+"""Of a session: what names of files have room for."""
+LARGEST_JOURNAL = 1 << 30
+"""Bytes of a file, which our own seal long before."""
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _REALS = frozenset(field.name for field in RECORD_SCHEMA if pa.types.is_floating(field.type))
 
@@ -58,7 +62,9 @@ def decode(line: bytes) -> tuple[int, dict[str, Any]] | None:
         known = {name: _value(name, value) for name, value in columns.items() if name in CONVERTERS}
     except (ValueError, KeyError, AttributeError, TypeError):
         return None
-    if isinstance(sequence, bool) or not isinstance(sequence, int) or "trial_id" not in known or "event" not in known:
+    if isinstance(sequence, bool) or not isinstance(sequence, int) or not 0 <= sequence < MOST_EVENTS:
+        return None
+    if "trial_id" not in known or "event" not in known:
         return None
     return sequence, known
 

@@ -52,7 +52,10 @@ def layer_table(reports: pa.Table) -> pa.Table:
                 value = found.get(name)
                 if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                     raise _wrong(report, name, value)
-                row[name] = value
+                try:
+                    row[name] = None if value is None else float(value)
+                except OverflowError:
+                    raise _wrong(report, name, "a number of too many digits") from None
             rows.append(row)
     return pa.Table.from_pylist(rows, schema=LAYER_SCHEMA)
 

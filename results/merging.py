@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain as joint
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from . import paths
 from .coverage import chains, covers, events_in, first_within, joined, next_group, outermost
@@ -25,6 +26,7 @@ from .location import STORAGE_ERRORS, Location
 from .parts import EVENT_SCHEMA, PartFile, stream_to_bytes
 from .paths import PartName
 from .pieces import Events
+from .record import SCHEMA_VERSION
 
 LARGEST_PART = 1 << 20
 """Events."""
@@ -117,7 +119,10 @@ class Merger:
         kind = DigestFile if folder == paths.DIGESTS else PartFile
         try:
             file = kind(self._location.open(f"{folder}/{paths.part_file(*name)}"))
-            if set(file.column_names) <= set(kind.schema.names):
+            # As `Store` reads them: what it would leave aside must not take its neighbours along.
+            version = pc.max(file.read(["schema_version"])["schema_version"]).as_py() or 0
+            known = set(file.column_names) <= set(kind.schema.names) and version <= SCHEMA_VERSION
+            if known and len(file) <= events_in(name):
                 return file
         except (*STORAGE_ERRORS, ValueError):
             pass

@@ -117,6 +117,9 @@ class PartFile(Piece):
         for group, name in fresh:
             self._check_pages(group, name)
         table = self._file.read_row_groups(chosen, columns=stored)
+        for name in {name for _, name in fresh if self._is_text(name)}:
+            # Whether it is UTF-8, which reading does not ask.
+            table[name].validate(full=True)
         for name in {name for _, name in fresh}.intersection(self._dictionaries):
             self._count(sum(_unfolded_bytes(chunk) for chunk in table[name].chunks))
         self._checked.update(fresh)

@@ -31,7 +31,7 @@ from .coverage import covers, events_in, in_order, outermost
 from .digests import DigestFile
 from .errors import StorageError, StudyError
 from .fences import NONE_SEEN, Fences, Limits
-from .journal import SEQUENCE, parse
+from .journal import LARGEST_JOURNAL, SEQUENCE, parse
 from .lease import Lease
 from .location import STORAGE_ERRORS, Location, locate, no_answer, reason_of, storage_errors
 from .lock import DriverLock
@@ -92,11 +92,13 @@ class Snapshot:
 
     @property
     def sessions(self) -> tuple[tuple[float, float], ...]:
-        """In their order, when the first and the last event of each driver session was made (unix seconds)."""
+        """In their order, when the first and the last event of each driver session was made (unix seconds); less
+        sessions of which no event says it."""
         spans = []
         for _, of_session in groupby(self.stretches, key=lambda stretch: stretch.session):
             times = pc.min_max(Events([stretch.piece for stretch in of_session]).column("time"))
-            spans.append((times["min"].as_py(), times["max"].as_py()))
+            if times["min"].is_valid:
+                spans.append((times["min"].as_py(), times["max"].as_py()))
         return tuple(spans)
 
 
@@ -323,7 +325,11 @@ class Store:
             return ObjectWriter(self.location, self._lease.session)
         journals = [paths.parse_journal(entry.name) for entry in self.location.files(paths.JOURNAL)]
         parts = [paths.parse_part(entry.name) for entry in self.location.files(paths.PARTS)]
-        seen = [paths.session_order(name.session)[0] for name in (*journals, *parts) if name is not None]
+        # A study that was copied here from an object store may have marks of drivers that left no event.
+        marks = [entry.name for folder in (paths.LEASES, paths.FENCES) for entry in self.location.files(folder)]
+        sessions = [name.session for name in (*journals, *parts) if name is not None]
+        sessions += [session for mark in marks if (session := paths.parse_session_file(mark)) is not None]
+        seen = [paths.session_order(session)[0] for session in sessions]
         session = paths.session_name(max(seen, default=0) + 1, secrets.token_hex(4))
         if self.location.local is not None:
             return JournalWriter(self.location.local, session)
@@ -364,7 +370,9 @@ class Store:
         stretches = [Stretch(paths.session_order(name.session), name.first, piece) for name, piece in pieces.items()]
         for journal, rows in journals:
             ranges = [name for name in pieces if name.session == journal.session]
-            fresh = [row for row in rows if not any(name.first <= row[0] <= name.last for name in ranges)]
+            limit = limits.of(journal.session)
+            counting = rows if limit is None else [row for row in rows if row[0] <= limit]
+            fresh = [row for row in counting if not any(name.first <= row[0] <= name.last for name in ranges)]
             if fresh:
                 piece = Loaded(to_events(fresh))
                 stretches.append(Stretch(paths.session_order(journal.session), fresh[0][0], piece))
@@ -441,7 +449,8 @@ class Store:
             if name is None:
                 continue
             try:
-                lines = parse(self.location.read(f"{paths.JOURNAL}/{entry.name}"), f"{paths.JOURNAL}/{entry.name}")
+                content = self.location.read(f"{paths.JOURNAL}/{entry.name}", LARGEST_JOURNAL)
+                lines = parse(content, f"{paths.JOURNAL}/{entry.name}")
             except FileNotFoundError:
                 continue  # sealed since it was listed
             except STORAGE_ERRORS as error:

@@ -17,7 +17,9 @@ LARGEST_JSON = 64 << 20
 """Bytes of a file."""
 LARGEST_FILE = 8 << 30
 """Bytes of any other file that is read whole."""
-_STRING, _BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"'), re.compile(rb"[\[\]{}]")
+# A string that does not end takes all that is left: to try again within it would take its length squared.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_BRACKET = re.compile(rb"[\[\]{}]")
 
 
 def parse_json(content: bytes | str) -> Any:

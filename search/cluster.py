@@ -178,6 +178,8 @@ def check_nodes(spec: StudySpec, location: Location) -> None:
         except NodeDiedError:
             continue
         except RayError as error:
+            if node not in resources_of_nodes():
+                continue
             raise SpecError(
                 f"node {names[node]} can run no trial: {last_line(str(error))}; install there what sparsevlr requires"
             ) from error

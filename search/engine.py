@@ -127,7 +127,13 @@ def resume(
         if wanted != before:
             store.replace_spec(wanted.to_dict())
         store.seal_abandoned()
-        _run(run, store, data, observe, address=address, ship=ship, allow_code=allow_code)
+        try:
+            _run(run, store, data, observe, address=address, ship=ship, allow_code=allow_code)
+        except SpecError:
+            # A node cannot run it: the same command shall do once that is mended.
+            leading.check()
+            store.replace_spec(before.to_dict())
+            raise
     return open_study(uri)
 
 

@@ -103,16 +103,21 @@ class StudyCallback(Callback):
 
     def __init__(self, run: StudyRun) -> None:
         self._run = run
+        # Ray tells the death of a worker that was just given a trial twice: first as one to recover from.
+        self._recovering: set[str] = set()
 
     def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
+        self._recovering.discard(trial.trial_id)
         self._run.started(_trial_id(trial))
 
     def on_trial_recover(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
+        self._recovering.add(trial.trial_id)
         self._run.worker_died(_trial_id(trial), _reason(trial))
 
     def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
         """The worker died when it was just given the trial: this Ray gives up on."""
-        self._run.worker_died(_trial_id(trial), _reason(trial))
+        if trial.trial_id not in self._recovering:
+            self._run.worker_died(_trial_id(trial), _reason(trial))
         self._run.hand_back(_trial_id(trial))
 
 

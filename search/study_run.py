@@ -234,12 +234,12 @@ class StudyRun:
         """The worker of a trial is gone. The trial goes on elsewhere from its last checkpoint, unless it hung, or lost
         too many workers since its last report."""
         silent, allowed = self._clock() - self._heard.pop(trial_id, math.inf), self.spec.limits.rung_seconds
-        if allowed is not None and silent >= allowed:
+        if trial_id in self._left:
+            self._left.discard(trial_id)
+        elif allowed is not None and silent >= allowed:
             self.failed(
                 trial_id, f"no report for {silent:.0f} s, and limits.rung_seconds is {allowed:g}: its worker was ended"
             )
-        elif trial_id in self._left:
-            self._left.discard(trial_id)
         else:
             self._deaths[trial_id] += 1
             if self._deaths[trial_id] > WORKER_RETRIES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import signal
@@ -20,7 +21,7 @@ from ..results.location import Location
 from ..results.paths import STUDY_FILE
 from ..spaces import StudySpec, TrialConfig
 from ..spaces.datasets import Dataset
-from .errors import Left, TrialError
+from .errors import CheckpointError, Left, TrialError
 from .trial import Trial
 
 
@@ -35,7 +36,7 @@ class RayTrial(tune.Trainable):
     """
 
     _trial: Trial | None
-    _stepping = _leaving = False
+    _stepping = _leaving = _said = False
 
     def setup(
         self,
@@ -52,12 +53,12 @@ class RayTrial(tune.Trainable):
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._end_if_told()
         self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        self._end_if_told()
+        if self._leaving:
+            return self._leave()
         self._stepping = True
         try:
             with time_limit(self._spec.limits.rung_seconds):
@@ -65,12 +66,15 @@ class RayTrial(tune.Trainable):
                     self._trial = self._build()
                 record = self._trial.advance(lambda: self._leaving)
         except Left:
-            return {"left": True}
+            return self._leave()
         except StorageError as error:
+            self._end_unless_seen()
             # Not this trial's fault: every other one would meet it too, so the driver ends the study.
             self._trial = None
             return {"storage_error": str(error)}
         except Exception as error:
+            if isinstance(error, CheckpointError):
+                self._end_unless_seen()
             # Whatever ends a trial is recorded and ends that trial only. The network goes with it: its memory may be
             # what the next trial on this worker needs.
             self._trial = None
@@ -84,9 +88,18 @@ class RayTrial(tune.Trainable):
         if not self._stepping:
             exit_actor()
 
-    def _end_if_told(self) -> None:
-        if self._leaving:
+    def _leave(self) -> dict[str, Any]:
+        """Say so, that it is not held against the trial; when that has been heard, end."""
+        if self._said:
             exit_actor()
+        self._said = True
+        return {"left": True}
+
+    def _end_unless_seen(self) -> None:
+        """A node that joined without the study's storage is no place for trials: they go on elsewhere."""
+        with contextlib.suppress(OSError):
+            if not sees(self._location):
+                exit_actor()
 
     def _begin(self, config: dict[str, Any]) -> None:
         settle_torch(self._spec)

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import sys
+import zlib
 from hashlib import sha256
 
 import numpy as np
@@ -202,6 +203,52 @@ def test_json_like_that_in_every_file(victim, make_report):
     (folder / paths.STUDY_FILE).write_text(DEEP)
     with pytest.raises(StorageError, match=r"study\.json is corrupt: it is nested more than 200 deep"):
         open_study(victim.uri)
+
+
+def test_a_string_that_does_not_end_is_gone_through_once():
+    content = "[" * 300 + '"' + '\\"' * 1_000_000
+    with pytest.raises(ValueError, match="it is nested more than 200 deep"):
+        parse_json(content)
+    with pytest.raises(ValueError, match="it is no JSON"):
+        parse_json('"' + "[" * 300 + '\\"' * 1_000_000)
+
+
+def test_text_that_is_none(victim):
+    config = pa.array([b"\xff\xfe"], pa.binary())
+    column = pa.Array.from_buffers(pa.string(), 1, config.buffers())
+    refused(victim, plant(victim, events(1, config=column)), "UTF8")
+
+
+@pytest.mark.parametrize("sequence", [2**70, -1, 10**12])
+def test_places_of_events_that_no_file_has_room_for(victim, sequence):
+    payload = json.dumps({"sequence": sequence, "trial_id": "odd", "event": "failed"}).encode()
+    journal = victim.location.local / paths.JOURNAL / paths.journal_file("000009-ffffffff", 0)
+    journal.parent.mkdir(exist_ok=True)
+    journal.write_bytes(b"%08x %s\n" % (zlib.crc32(payload), payload))
+    study = open_study(victim.uri)
+    assert study.trials()["trial_id"].to_pylist() == ["mine"]
+    assert study.problems == (f"{paths.JOURNAL}/{journal.name}, line 1: corrupt event skipped",)
+    with Store.open(victim.uri, readonly=False) as store:
+        store.seal_abandoned()
+    assert journal.exists()
+
+
+def test_events_without_a_time(victim):
+    table = events(2, time=pa.nulls(2, pa.float64()), state=pa.array(["completed"] * 2))
+    plant(victim, table)
+    with Store.open(victim.uri, readonly=False) as store:
+        store.replace_spec({**store.spec, "trials": 3})
+    study = open_study(victim.uri)
+    assert study.problems == ()
+    assert len(study.trials()) == 3
+    assert status_of(study)
+
+
+def test_measures_of_too_many_digits(victim, make_report):
+    with Store.open(victim.uri, readonly=False) as store:
+        store.append(make_report("odd", layer_measures='{"0":{"density":1' + "0" * 400 + "}}"))
+    with pytest.raises(StudyError, match="odd"):
+        open_study(victim.uri).layers()
 
 
 @pytest.mark.parametrize(

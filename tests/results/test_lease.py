@@ -209,6 +209,21 @@ def test_of_fences_the_newest_decides_whenever_an_older_one_arrives(study: Path)
     assert len(ids(study)) == 22
 
 
+def test_a_study_that_was_copied_to_a_disk_goes_on_there(study: Path) -> None:
+    store = opened(study)
+    with store.lead():
+        store.append(failed("old"))
+    # A driver that has left its fence, and no event.
+    location = store.location
+    last = paths.session_name(7, "ffffffff")
+    seen = {name.session: name.last for entry in location.files("parts") if (name := paths.parse_part(entry.name))}
+    location.write(f"{paths.FENCES}/{paths.session_file(last)}", Fence(last, seen).to_json())
+    with Store.open(study / "study", readonly=False) as local, local.lead():
+        local.append(failed("new"))
+        assert Store.open(study / "study").read().events["trial_id"].to_pylist() == ["old", "new"]
+    assert Store.open(study / "study").read().events["trial_id"].to_pylist() == ["old", "new"]
+
+
 @pytest.mark.parametrize("what", ["leases", "fences"])
 def test_what_a_driver_that_failed_to_begin_has_written_binds_no_later_one(
     study: Path, what: str, monkeypatch: pytest.MonkeyPatch

@@ -219,6 +219,29 @@ def test_a_corrupt_part_is_never_merged_away(store, make_trial, small, monkeypat
     assert len(files(store, paths.PARTS)) < 20
 
 
+@pytest.mark.parametrize("what", ["rows", "version"])
+def test_a_part_that_is_not_read_does_not_take_its_neighbours_along(store, make_trial, small, monkeypatch, what):
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_merge_in_background", lambda self, writer: None)
+        fill(store, make_trial, 20)
+        store.close()
+    odd = sorted((store.location.local / paths.PARTS).iterdir())[4]
+    table = pq.read_table(odd)
+    if what == "rows":
+        pq.write_table(pa.concat_tables([table] * 3), odd)
+    else:
+        place = table.column_names.index("schema_version")
+        versions = pa.array([99] * len(table), table.schema.field("schema_version").type)
+        pq.write_table(table.set_column(place, "schema_version", versions), odd)
+    content = {path.name: path.read_bytes() for path in (store.location.local / paths.PARTS).iterdir()}
+    store.merge()
+    assert odd.read_bytes() == content[odd.name]
+    odd.unlink()
+    rest = open_study(store.uri)
+    assert rest.problems == ()
+    assert len(rest.events()) == 60 - len(table)
+
+
 def test_without_a_good_digest_the_parts_answer(store, make_trial, small):
     fill(store, make_trial, 20)
     store.close()

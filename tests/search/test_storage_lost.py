@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,9 +16,9 @@ from sparsevlr.results import StorageError, open_study
 from sparsevlr.results.errors import StudyError
 from sparsevlr.results.location import locate
 from sparsevlr.search import resume, search
-from sparsevlr.search.ray_adapters import StudyScheduler
-from sparsevlr.search.study_run import StudyRun
-from sparsevlr.spaces import StudySpec, load_dataset
+from sparsevlr.search.ray_adapters import StudyCallback, StudyScheduler
+from sparsevlr.search.study_run import WORKER_RETRIES, StudyRun
+from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset
 from sparsevlr.trainables.ray_trainable import RayTrial
 from sparsevlr.trainables.trial import Trial
 
@@ -83,15 +85,72 @@ def test_a_folder_that_vanishes_ends_the_study_and_once_it_is_back_the_study_goe
     assert searched(run_to_the_end(tiny(trials=20), study)) == searched(whole)
 
 
+def worker_of(config: TrialConfig, study: Path) -> RayTrial:
+    worker = object.__new__(RayTrial)
+    worker._spec, worker._config, worker._checkpoint, worker._location = tiny(), config, None, locate(study)
+    worker._trial = Trial(config, tiny(), load_dataset("digits"), location=worker._location)
+    return worker
+
+
+class Exited(Exception):
+    """A worker process has ended."""
+
+
+@pytest.fixture
+def exits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exit_actor() -> None:
+        raise Exited
+
+    monkeypatch.setattr("sparsevlr.trainables.ray_trainable.exit_actor", exit_actor)
+
+
+@pytest.mark.usefixtures("exits")
+@pytest.mark.parametrize("checkpoint", [None, "checkpoints/00000/rung-0"])
+def test_a_worker_on_a_node_that_does_not_see_the_study_ends(tmp_path: Path, checkpoint: str | None) -> None:
+    config = StudyRun(tiny(), Memory()).next_trial().config  # type: ignore[arg-type, union-attr]
+    worker = worker_of(config, tmp_path / "not mounted here")
+    if checkpoint is not None:
+        worker._trial, worker._checkpoint, worker._data = None, checkpoint, load_dataset("digits")
+        worker._allow_code = False
+    with pytest.raises(Exited):
+        worker.step()
+
+
+@pytest.mark.usefixtures("exits")
+def test_a_worker_that_is_told_to_end_says_so_before_it_does(tmp_path: Path) -> None:
+    (tmp_path / "study.json").touch()
+    run = StudyRun(tiny(), Memory())  # type: ignore[arg-type]
+    worker = worker_of(run.next_trial().config, tmp_path)  # type: ignore[union-attr]
+    worker._stepping = True
+    worker._told_to_end(signal.SIGTERM, None)
+    worker._stepping = False
+    assert worker.step() == {"left": True}
+    with pytest.raises(Exited):
+        worker.step()
+
+
+def test_one_death_that_ray_tells_twice_counts_once(tmp_path: Path) -> None:
+    run = StudyRun(tiny(), Memory())  # type: ignore[arg-type]
+    config = run.next_trial().config  # type: ignore[union-attr]
+    callback = StudyCallback(run)
+    given = SimpleNamespace(trial_id="ray's", config={"trial": config.to_json()}, error_file=None)
+    for _ in range(WORKER_RETRIES):
+        callback.on_trial_recover(0, [], given)  # type: ignore[arg-type]
+        callback.on_trial_error(0, [], given)  # type: ignore[arg-type]
+        assert run.next_trial().config == config  # type: ignore[union-attr]
+    assert run.states[config.trial_id] in ("pending", "running")
+    callback.on_trial_recover(0, [], given)  # type: ignore[arg-type]
+    assert run.states[config.trial_id] == "failed"
+
+
 def test_a_worker_that_cannot_write_its_checkpoint_fails_no_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = StudyRun(tiny(), Memory())  # type: ignore[arg-type]
     config = run.next_trial().config  # type: ignore[union-attr]
     run.started(config.trial_id)
-    worker = object.__new__(RayTrial)
-    worker._spec, worker._config, worker._checkpoint = tiny(), config, None
-    worker._trial = Trial(config, tiny(), load_dataset("digits"), location=locate(tmp_path))
+    (tmp_path / "study.json").touch()
+    worker = worker_of(config, tmp_path)
     monkeypatch.setattr("sparsevlr.results.location.os.fsync", full_disk)
     result = worker.step()
     assert result == {
