@@ -45,6 +45,7 @@ class SleepingTrial(tune.Trainable):
             "epoch": self._epochs[self._rung],
             "sparsity": 0.0,
             "target_sparsity": self._target,
+            "total_weights": 1000,
             "verified_accuracy": 0.5,
             "verified_ramp": 0.5,
             "train_seconds": self._seconds * (self._rung + 1),
