@@ -58,7 +58,7 @@ class Lease:
     def __enter__(self) -> Lease:
         with storage_errors(f"lease the study {self._location.shown}", _REMEDY):
             dead = self._watch()
-            self.session = paths.session_name(max(self._epochs(), default=0) + 1, secrets.token_hex(4))
+            self.session = next_session(self._location)
             # Where this or the fence fails, they may arrive yet. The lease stays then, so that the next driver's epoch
             # is higher, and what arrives binds nobody.
             self._write()
@@ -69,11 +69,11 @@ class Lease:
                     self._remove()
                     raise StudyLocked(f"another driver has just begun to work on {self._location.shown}")
                 self._fence()
+                for name in dead:
+                    self._location.remove_file(f"{paths.LEASES}/{name}")
             except BaseException:
                 self._ended.set()
                 raise
-            for name in dead:
-                self._location.remove_file(f"{paths.LEASES}/{name}")
         return self
 
     def __exit__(
@@ -113,31 +113,15 @@ class Lease:
                 return set(seen)
             time.sleep(BEAT_SECONDS / 2)
 
-    def _epochs(self) -> list[int]:
-        """Of all sessions that there are traces of."""
-        journals = [paths.parse_journal(entry.name) for entry in self._location.files(paths.JOURNAL)]
-        names = [*journals, *self._parts()]
-        sessions = [*self._marked(), *(name.session for name in names if name is not None)]
-        return [paths.session_order(session)[0] for session in sessions]
-
-    def _marked(self) -> list[str]:
-        """Sessions with a lease or a fence."""
-        entries = [*self._location.files(paths.LEASES), *self._location.files(paths.FENCES)]
-        return [session for entry in entries if (session := paths.parse_session_file(entry.name)) is not None]
-
     def _superseded(self) -> bool:
         """Whether there is a driver after us, or was one: its lease is gone then, its fence is not."""
         mine = paths.session_order(self.session)
-        return any(paths.session_order(session) > mine for session in self._marked())
-
-    def _parts(self) -> list[paths.PartName]:
-        names = (paths.parse_part(entry.name) for entry in self._location.files(paths.PARTS))
-        return [name for name in names if name is not None]
+        return any(paths.session_order(session) > mine for session in _marked(self._location))
 
     def _fence(self) -> None:
         limits = Fences(self._location).limits(_refuse)
         seen: dict[str, int] = {}
-        for name in self._parts():
+        for name in _parts(self._location):
             if name.session != self.session:
                 seen[name.session] = max(name.last, seen.get(name.session, name.last))
         for session, last in seen.items():
@@ -165,6 +149,25 @@ class Lease:
         # A storage that has vanished takes its lease along; what it says now would hide why the driver ends.
         with contextlib.suppress(Exception):
             self._location.remove_file(f"{paths.LEASES}/{paths.session_file(self.session)}")
+
+
+def next_session(location: Location) -> str:
+    """A new session, above all that a study has traces of: events, leases and fences."""
+    journals = [paths.parse_journal(entry.name) for entry in location.files(paths.JOURNAL)]
+    named = [name.session for name in (*journals, *_parts(location)) if name is not None]
+    epochs = [paths.session_order(session)[0] for session in (*named, *_marked(location))]
+    return paths.session_name(max(epochs, default=0) + 1, secrets.token_hex(4))
+
+
+def _marked(location: Location) -> list[str]:
+    """Sessions with a lease or a fence."""
+    entries = [*location.files(paths.LEASES), *location.files(paths.FENCES)]
+    return [session for entry in entries if (session := paths.parse_session_file(entry.name)) is not None]
+
+
+def _parts(location: Location) -> list[paths.PartName]:
+    names = (paths.parse_part(entry.name) for entry in location.files(paths.PARTS))
+    return [name for name in names if name is not None]
 
 
 def _refuse(problem: str) -> None:

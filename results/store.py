@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,7 +31,7 @@ from .digests import DigestFile
 from .errors import StorageError, StudyError
 from .fences import NONE_SEEN, Fences, Limits
 from .journal import LARGEST_JOURNAL, SEQUENCE, parse
-from .lease import Lease
+from .lease import Lease, next_session
 from .location import STORAGE_ERRORS, Location, locate, no_answer, reason_of, storage_errors
 from .lock import DriverLock
 from .manifest import check_version, create_folder, new_manifest, parse_manifest, study_exists, to_json
@@ -323,14 +322,7 @@ class Store:
     def _begin_session(self) -> EventWriter:
         if self._lease is not None:
             return ObjectWriter(self.location, self._lease.session)
-        journals = [paths.parse_journal(entry.name) for entry in self.location.files(paths.JOURNAL)]
-        parts = [paths.parse_part(entry.name) for entry in self.location.files(paths.PARTS)]
-        # A study that was copied here from an object store may have marks of drivers that left no event.
-        marks = [entry.name for folder in (paths.LEASES, paths.FENCES) for entry in self.location.files(folder)]
-        sessions = [name.session for name in (*journals, *parts) if name is not None]
-        sessions += [session for mark in marks if (session := paths.parse_session_file(mark)) is not None]
-        seen = [paths.session_order(session)[0] for session in sessions]
-        session = paths.session_name(max(seen, default=0) + 1, secrets.token_hex(4))
+        session = next_session(self.location)
         if self.location.local is not None:
             return JournalWriter(self.location.local, session)
         return ObjectWriter(self.location, session)

@@ -123,16 +123,17 @@ def resume(
         run.replay(study.replay())
         if run.limit_reached and not run.finished and not _untested(store):
             raise StudyError(f"{run.limit_reached.story}; raise the limit: {run.limit_reached.remedy(store.uri)}")
-        leading.check()
         if wanted != before:
+            leading.check()
             store.replace_spec(wanted.to_dict())
         store.seal_abandoned()
         try:
             _run(run, store, data, observe, address=address, ship=ship, allow_code=allow_code)
         except SpecError:
             # A node cannot run it: the same command shall do once that is mended.
-            leading.check()
-            store.replace_spec(before.to_dict())
+            if wanted != before:
+                leading.check()
+                store.replace_spec(before.to_dict())
             raise
     return open_study(uri)
 

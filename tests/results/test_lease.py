@@ -318,3 +318,23 @@ def test_a_lease_that_cannot_be_written_is_told(study: Path, monkeypatch: pytest
     monkeypatch.setattr(type(store.location), "write", lambda self, relative, data: full(relative, data))
     with pytest.raises(Exception, match=r"cannot lease the study study: the disk is full"), store.lead():
         pass
+
+
+def test_a_driver_that_cannot_clear_dead_leases_away_does_not_beat_on(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (study / "study/leases").mkdir()
+    (study / "study/leases" / paths.session_file("000001-0000000a")).write_text("{}")
+    store = opened(study)
+
+    def stuck(self: object, relative: str) -> None:
+        raise OSError("it stays")
+
+    monkeypatch.setattr(type(store.location), "remove_file", stuck)
+    with pytest.raises(StorageError, match="it stays"), store.lead():
+        pass
+    time.sleep(0.2)
+    before = {name: (study / "study/leases" / name).read_bytes() for name in leases(study)}
+    assert len(before) == 2
+    time.sleep(0.5)
+    assert before == {name: (study / "study/leases" / name).read_bytes() for name in leases(study)}
