@@ -35,7 +35,7 @@ from sparsevlr.trainables.verification import CascadeOptions, verify
 RAW = Path(__file__).parent / "results" / "cascade"
 SCRATCH = Path(__file__).parents[1] / "build" / "cascade"
 SAMPLES, CHUNK, TRIED = 1000, 100, (1, 8, 32, 64)
-COMMON = {"ramp": {"start": 0.01, "end": 0.6}, "scheduler": {"kind": "none"}, "precision": "bfloat16", "seed": 0}
+COMMON = {"ramp": {"start": 0.01, "end": 0.6}, "scheduler": {"kind": "none"}, "seed": 0}
 DATA: Mapping[str, dict[str, Any]] = {
     "mnist-5k": COMMON | {"data": "mnist-5k", "epochs": 40, "batch_size": 128},
     "fashion-mnist": COMMON | {"data": "fashion-mnist", "epochs": 5, "batch_size": 256},

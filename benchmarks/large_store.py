@@ -37,7 +37,8 @@ from machine import machine
 from sparsevlr.results import Record, Store, open_study, paths
 from sparsevlr.results.location import locate
 from sparsevlr.results.merging import Merger
-from sparsevlr.results.parts import EVENT_SCHEMA, to_bytes
+from sparsevlr.results.parts import to_bytes
+from sparsevlr.results.pieces import EVENT_SCHEMA
 from sparsevlr.results.writers import SEAL_EVENTS
 
 RAW = Path(__file__).parent / "results" / "large_store"

@@ -1,4 +1,5 @@
-"""Digests: of many events those that decide what the trials are, so that questions about trials need not read all.
+"""Digests: of many events those that decide what the trials are, so that questions about trials need not read all. Of
+most trials these become a single row, a summary.
 
 A digest says nothing that the parts do not say. It may be missing, or left aside when it cannot be read; what it covers
 is then read from the parts.
@@ -15,14 +16,16 @@ from numpy.typing import NDArray
 
 from . import paths
 from .errors import StorageError
-from .fold import Fold
+from .fold import IDENTITY, MEASURED, Fold
 from .location import STORAGE_ERRORS, reason_of
-from .parts import EVENT_SCHEMA, PartFile, stream_to_bytes
-from .pieces import Events, Positions, Trials
+from .parts import PartFile, stream_to_bytes
+from .pieces import EVENT_SCHEMA, SLICE_ROWS, SUMMARY, Events, Mask, Positions, Trials, flags
 
 TRIAL = "trial"
-DIGEST_SCHEMA = EVENT_SCHEMA.append(pa.field(TRIAL, pa.int64()))
+DIGEST_SCHEMA = EVENT_SCHEMA.append(pa.field(TRIAL, pa.int64())).append(pa.field(SUMMARY, pa.int64()))
 """Trials are numbered in the order of their first event, which spares readers to compare ids."""
+GROUP_ROWS = 4_096
+"""Rows in a row group: few, since a front has its trials anywhere."""
 
 
 class CorruptDigest(StorageError, ValueError):
@@ -70,35 +73,47 @@ class DigestFile(PartFile):
         with self._corrupt():
             if columns[TRIAL].null_count or columns["trial_id"].null_count:
                 raise ValueError("events without a trial")
-            codes = columns[TRIAL].to_numpy().astype(np.int64)
-            seen = np.maximum.accumulate(np.concatenate([[-1], codes]))
-            if codes.min(initial=0) < 0 or (seen[1:] > seen[:-1] + 1).any():
-                raise ValueError("trials out of order")
-        return Trials(columns["trial_id"].take(pa.array(np.flatnonzero(seen[1:] > seen[:-1]))).combine_chunks(), codes)
+            codes = columns[TRIAL].to_numpy()
+            if codes.min(initial=0) < 0 or codes.max(initial=-1) >= len(codes):
+                raise ValueError("trials out of range")
+            row = np.full(codes.max(initial=-1) + 1, -1, dtype=np.int64)
+            row[codes] = np.arange(len(codes))
+            if (row < 0).any():
+                raise ValueError("numbers of no trial")
+        return Trials(columns["trial_id"].take(pa.array(row)).combine_chunks(), codes)
+
+    def summaries(self) -> Mask:
+        return flags(self.read([SUMMARY])[SUMMARY])
 
 
 def digest(events: Events) -> pa.Buffer:
     """The file that covers these events: stretches that follow each other, whole or digests already."""
-    fold = Fold(events)
-    return stream_to_bytes(_decisive(fold), DIGEST_SCHEMA)
+    return stream_to_bytes(_decisive(Fold(events)), DIGEST_SCHEMA, GROUP_ROWS)
 
 
 def _decisive(fold: Fold) -> Iterator[pa.Table]:
-    positions = fold.decisive
-    codes = numbered(fold.events.trials.codes[positions])
-    start = 0
-    for piece in fold.events.pieces:
-        low, high = np.searchsorted(positions, [start, start + len(piece)])
-        place = low
-        for table in piece.at(EVENT_SCHEMA.names, positions[low:high] - start):
-            yield table.append_column(TRIAL, pa.array(codes[place : place + len(table)]))
-            place += len(table)
-        start += len(piece)
+    """The decisive events in their order; a summary lies where its decision lay."""
+    own, summed = fold.decisive, fold.summed
+    proposed, measured = np.arange(len(fold.events)), np.arange(len(fold.events))
+    proposed[summed.stated], measured[summed.stated] = summed.proposed, summed.measured
+    summary = fold.events.summaries()
+    summary[summed.stated] = True
+    own = own[~np.isin(own, np.setdiff1d(np.concatenate([summed.proposed, summed.measured]), summed.stated))]
+    codes = numbered(fold.events.trials.codes[own])
+    for start in range(0, len(own), SLICE_ROWS):
+        rows = own[start : start + SLICE_ROWS]
+        columns = _columns(fold.events, EVENT_SCHEMA.names, rows)
+        columns |= _columns(fold.events, MEASURED, measured[rows])
+        columns |= _columns(fold.events, IDENTITY, proposed[rows])
+        columns |= {TRIAL: codes[start : start + SLICE_ROWS], SUMMARY: summary[rows].astype(np.int64)}
+        yield pa.table(columns, schema=DIGEST_SCHEMA)
+
+
+def _columns(events: Events, names: Sequence[str], positions: Positions) -> dict[str, pa.ChunkedArray]:
+    return dict(zip(names, events.take(names, positions).columns, strict=True))
 
 
 def numbered(codes: Positions) -> Positions:
-    """The same distinctions, numbered from 0 in the order of first appearance."""
-    _, first, place = np.unique(codes, return_index=True, return_inverse=True)
-    number = np.empty(len(first), dtype=np.int64)
-    number[np.argsort(first)] = np.arange(len(first))
-    return number[place]
+    """The same distinctions in the same order, numbered from 0."""
+    found: Positions = np.unique(codes, return_inverse=True)[1]
+    return found

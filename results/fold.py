@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from .pieces import Events, Positions
+from .pieces import Events, Mask, Positions
 from .record import DIRECTIONS, EVENTS, RECORD_SCHEMA, SPLITS, STATES
 
 IDENTITY = ("config", "fingerprint", "seed", "target_sparsity", "parent", "data")
@@ -57,10 +58,8 @@ _OF_NETWORK = (
     "rung",
 )
 _OF_LAST_EVENT = ("event", "time", "schema_version")
-_MEASURED = (*_OF_NETWORK, *MEASURED_ON_SPLIT, "split")
+MEASURED = (*_OF_NETWORK, *MEASURED_ON_SPLIT, "split")
 _MINIMISED = tuple(name for name, direction in DIRECTIONS.items() if direction == "min")
-
-Mask = NDArray[np.bool_]
 
 
 def first_arrivals(events: Events) -> Mask:
@@ -77,6 +76,14 @@ def first_arrivals(events: Events) -> Mask:
         keep[rows] = False
         keep[rows[np.unique(identity[rows], return_index=True)[1]]] = True
     return keep
+
+
+class Sources(NamedTuple):
+    """Positions ``(trials,)`` of what summaries are made of."""
+
+    proposed: Positions
+    measured: Positions
+    stated: Positions
 
 
 @dataclass(frozen=True)
@@ -103,15 +110,30 @@ class Fold:
         """Where the events lie that decide what the trials are: the first and the last of each trial, and those that
         the fold takes anything from. Beside them the earliest and the latest in time, and reports that are worse in
         a minimised objective than all before."""
-        found = [self._first, self._proposed, self._measured, self._stated]
-        found += [self._decision, self._failure, np.flatnonzero(self._reports & (self._split == 1))]
-        found += [self.worse(_MINIMISED)]
+        found = [self._first, self._proposed, self._measured, self._stated, self._decision, self._failure]
+        positions: Positions = np.unique(np.concatenate([*found, self._singular]))
+        return positions[positions >= 0]
+
+    @cached_property
+    def summed(self) -> Sources:
+        """Of each trial that a single row can stand for, where its parts lie: all that is decisive of it are its
+        proposal, its report and its last decision, in this order."""
+        rising = (self._first == self._proposed) & (self._proposed <= self._measured) & (self._measured <= self._stated)
+        simple = (self._proposed >= 0) & rising & (self._stated == self._decision) & (self._failure < 0)
+        simple[self._trial[self._singular]] = False
+        return Sources(self._proposed[simple], self._measured[simple], self._stated[simple])
+
+    @cached_property
+    def _singular(self) -> Positions:
+        """Decisive events by themselves, whatever their trials are: measured on test, worse than all before, the
+        earliest and the latest in time."""
+        found = [np.flatnonzero(self._reports & (self._split == 1)), self.worse(_MINIMISED)]
         if len(self.events):
             time = self.events.numbers("time")
             known = (self._trial >= 0) & np.isfinite(time)
             found += [np.array([np.where(known, time, np.inf).argmin(), np.where(known, time, -np.inf).argmax()])]
         positions: Positions = np.unique(np.concatenate(found))
-        return positions[(positions >= 0) & (self._trial[positions] >= 0)]
+        return positions[self._trial[positions] >= 0]
 
     @cached_property
     def state(self) -> NDArray[np.int8]:
@@ -137,7 +159,7 @@ class Fold:
         report on the test split of the same network (equal rung); null where that was not measured."""
         measured = self._measured[chosen]
         found = self._taken(_OF_LAST_EVENT, names, self._last[chosen])
-        found |= self._taken(_MEASURED, names, measured)
+        found |= self._taken(MEASURED, names, measured)
         found |= self._taken(IDENTITY, names, np.where(self._proposed[chosen] >= 0, self._proposed[chosen], measured))
         state = pa.array(np.array(STATES, dtype=object)[self.state[chosen]], pa.string())
         found |= {"trial_id": self.events.trials.ids.take(pa.array(chosen)), "state": state}
@@ -210,8 +232,12 @@ class Fold:
         return _rungs(self.events)
 
     @cached_property
+    def _summaries(self) -> Mask:
+        return self.events.summaries() & (self._kind >= 0)
+
+    @cached_property
     def _reports(self) -> Mask:
-        return (self._kind == EVENTS.index("report")) & (self._trial >= 0)
+        return ((self._kind == EVENTS.index("report")) | self._summaries) & (self._trial >= 0)
 
     @cached_property
     def _first(self) -> Positions:
@@ -226,7 +252,8 @@ class Fold:
 
     @cached_property
     def _proposed(self) -> Positions:
-        return self._first_of(np.flatnonzero((self._kind == EVENTS.index("proposed")) & (self._trial >= 0)))
+        proposed = (self._kind == EVENTS.index("proposed")) | self._summaries
+        return self._first_of(np.flatnonzero(proposed & (self._trial >= 0)))
 
     @cached_property
     def _measured(self) -> Positions:

@@ -23,9 +23,9 @@ from .digests import DigestFile, digest
 from .fences import NO_LIMITS, Limits
 from .fold import first_arrivals
 from .location import STORAGE_ERRORS, Location
-from .parts import EVENT_SCHEMA, PartFile, stream_to_bytes
+from .parts import PartFile, stream_to_bytes
 from .paths import PartName
-from .pieces import Events
+from .pieces import EVENT_SCHEMA, Events
 from .record import SCHEMA_VERSION
 
 LARGEST_PART = 1 << 20

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from .journal import SEQUENCE
 from .parquet_pages import pages_of
-from .pieces import Piece, places
-from .record import CHOICES, RECORD_SCHEMA
+from .pieces import EVENT_SCHEMA, Piece, places
+from .record import CHOICES
 
-EVENT_SCHEMA = RECORD_SCHEMA.append(pa.field(SEQUENCE, pa.int64()))
 LARGEST_FOOTER = 64 << 20
 UNPACKED, SMALL = 1_000, 16 << 20
 """A file may unpack to so many bytes for each of its own, beside so many. Our own come to some tens."""
@@ -34,8 +33,8 @@ def to_bytes(events: pa.Table) -> pa.Buffer:
     return stream_to_bytes([events], events.schema)
 
 
-def stream_to_bytes(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Buffer:
-    """The Parquet file of tables that need not be in memory at once, in row groups of `GROUP_ROWS`."""
+def stream_to_bytes(tables: Iterable[pa.Table], schema: pa.Schema, group_rows: int = GROUP_ROWS) -> pa.Buffer:
+    """The Parquet file of tables that need not be in memory at once, in row groups of so many."""
     sink = pa.BufferOutputStream()
     waiting = schema.empty_table()
     with pq.ParquetWriter(
@@ -43,9 +42,9 @@ def stream_to_bytes(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Buffer:
     ) as writer:
         for table in tables:
             waiting = pa.concat_tables([waiting, table])
-            whole = len(waiting) - len(waiting) % GROUP_ROWS
+            whole = len(waiting) - len(waiting) % group_rows
             if whole:
-                writer.write_table(waiting.slice(0, whole), row_group_size=GROUP_ROWS)
+                writer.write_table(waiting.slice(0, whole), row_group_size=group_rows)
                 waiting = waiting.slice(whole)
         writer.write_table(waiting)
     return sink.getvalue()

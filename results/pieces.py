@@ -12,21 +12,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from .journal import SEQUENCE
 from .record import RECORD_SCHEMA
 
+EVENT_SCHEMA = RECORD_SCHEMA.append(pa.field(SEQUENCE, pa.int64()))
 SLICE_ROWS = 262_144
 """About how many rows are in memory at once where a file is gone through."""
 
 Positions = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+SUMMARY = "summary"
+"""A column that digests have beside those of events: 1 for a summary (`Piece.summaries`)."""
 
 
 class Piece(ABC):
     """A run of events in their order of arrival, in groups that can be read alone.
 
     Attributes:
+        schema: of all its columns.
         starts: position of the first row of each group, and of the end ``(groups + 1,)``.
     """
 
+    schema: pa.Schema
     starts: Positions
 
     @abstractmethod
@@ -56,6 +63,11 @@ class Piece(ABC):
     def codes(self, name: str, words: Sequence[str]) -> NDArray[np.int8]:
         """A column of words as their places in the list; -1 for null and all others."""
         return places(self.read([name])[name], words)
+
+    def summaries(self) -> Mask:
+        """Which of its events ``(events,)`` are summaries: the last decision on a trial, which tells as well what its
+        proposal and its report at the highest rung said."""
+        return np.zeros(len(self), dtype=bool)
 
     def trials(self) -> Trials:
         """The trials of its events."""
@@ -88,8 +100,11 @@ class Loaded(Piece):
     """Events in memory."""
 
     def __init__(self, table: pa.Table) -> None:
-        self._table = table
+        self._table, self.schema = table, table.schema
         self.starts = np.array([0, len(table)] if len(table) else [0], dtype=np.int64)
+
+    def summaries(self) -> Mask:
+        return flags(self._table[SUMMARY]) if SUMMARY in self.schema.names else super().summaries()
 
     def read(self, names: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
         return self._table.select(names)
@@ -114,6 +129,10 @@ class Events:
     def codes(self, name: str, words: Sequence[str]) -> NDArray[np.int8]:
         """A column of words ``(events,)`` as their places in the list; -1 for null and all others."""
         return np.concatenate([np.empty(0, dtype=np.int8), *(piece.codes(name, words) for piece in self.pieces)])
+
+    def summaries(self) -> Mask:
+        """Which of the events ``(events,)`` are summaries (`Piece.summaries`)."""
+        return np.concatenate([np.empty(0, dtype=bool), *(piece.summaries() for piece in self.pieces)])
 
     def numbers(self, name: str) -> NDArray[np.float64]:
         """A column of numbers ``(events,)``, NaN for null."""
@@ -140,7 +159,7 @@ class Events:
 
     def take(self, names: Sequence[str], positions: Positions) -> pa.Table:
         """Rows at positions ``(rows,)`` in any order; a row of nulls for -1."""
-        schema = pa.schema([RECORD_SCHEMA.field(name) for name in names])
+        schema = pa.schema([EVENT_SCHEMA.field(name) for name in names])
         present = np.flatnonzero(positions >= 0)
         order = present[np.argsort(positions[present], kind="stable")]
         rising = positions[order]
@@ -155,6 +174,12 @@ class Events:
         back = np.full(len(positions), -1, dtype=np.int64)
         back[order] = np.arange(len(order))
         return table.combine_chunks().take(pa.array(back, mask=back < 0))
+
+
+def flags(column: pa.ChunkedArray) -> Mask:
+    """Where a column of whole numbers is neither 0 nor null."""
+    found: Mask = pc.fill_null(column, 0).to_numpy() != 0
+    return found
 
 
 def places(column: pa.ChunkedArray, words: Sequence[str]) -> NDArray[np.int8]:

@@ -386,7 +386,7 @@ class Store:
             ends[name.session] = last
             found[name] = pieces[name]
             if (first, last) != (name.first, name.last):
-                events = pieces[name].read([*RECORD_SCHEMA.names, SEQUENCE])
+                events = pieces[name].read(pieces[name].schema.names)
                 place = events[SEQUENCE]
                 found[name] = Loaded(events.filter(pc.and_(pc.greater_equal(place, first), pc.less_equal(place, last))))
         return found

@@ -21,7 +21,8 @@ from sparsevlr.results.checkpoints import read_state
 from sparsevlr.results.lock import DriverLock
 from sparsevlr.results.masks import read_mask
 from sparsevlr.results.parquet_pages import pages_of
-from sparsevlr.results.parts import EVENT_SCHEMA, from_bytes, to_bytes, to_events
+from sparsevlr.results.parts import from_bytes, to_bytes, to_events
+from sparsevlr.results.pieces import EVENT_SCHEMA
 from sparsevlr.results.untrusted import parse_json
 from sparsevlr.search.status import status_of
 from sparsevlr.spaces import SpecError

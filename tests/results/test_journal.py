@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from sparsevlr.results import Record
 from sparsevlr.results.journal import MOST_EVENTS, JournalFile, decode, encode, parse
-from sparsevlr.results.parts import EVENT_SCHEMA, from_bytes, to_bytes, to_events
+from sparsevlr.results.parts import from_bytes, to_bytes, to_events
+from sparsevlr.results.pieces import EVENT_SCHEMA
 from sparsevlr.results.record import COLUMNS
 
 FLOATS = st.floats()
