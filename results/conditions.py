@@ -14,7 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .configs import absent, entries
+from .configs import absent, bears, entries
+
+_AT_ONCE = 65_536
 
 _COMPARE = {
     "==": pc.equal,
@@ -56,6 +58,15 @@ class Rows:
         """The configuration of each row, as JSON."""
         return self.table["config"]
 
+    def filter(self, mask: pa.Array) -> Rows:
+        """Those for which the mask is true."""
+        return Rows(self.table.filter(mask))
+
+    def bear(self, name: str) -> bool:
+        """Whether any configuration has such a name; no more of them are read than it takes to know."""
+        starts = range(0, len(self.table), _AT_ONCE)
+        return any(bears(self.table.slice(start, _AT_ONCE)["config"], name) for start in starts)
+
     def values(self, reference: Reference, kind: type) -> pa.Array | pa.ChunkedArray:
         """A column, NaN as null; of configurations the values of the wanted kind (str, float, bool), others as null."""
         if reference.config:
@@ -79,8 +90,7 @@ class Condition(ABC):
 
     def mask(self, rows: Rows) -> pa.Array:
         """True where the condition holds, otherwise false."""
-        mask = pc.fill_null(self.three_valued(rows), False)
-        return mask.combine_chunks() if isinstance(mask, pa.ChunkedArray) else mask
+        return _whole(pc.fill_null(self.three_valued(rows), False))
 
 
 @dataclass(frozen=True)
@@ -159,12 +169,23 @@ class Connective(Condition):
     parts: tuple[Condition, ...]
 
     def three_valued(self, rows: Rows) -> pa.Array | pa.ChunkedArray:
-        combine = pc.and_kleene if self.word == "and" else pc.or_kleene
-        return functools.reduce(combine, [part.three_valued(rows) for part in self.parts])
+        combine, settled = (pc.and_kleene, False) if self.word == "and" else (pc.or_kleene, True)
+        # Configurations are dear to read: only for rows of which the rest does not say it all.
+        first, *rest = sorted(self.parts, key=lambda part: any(reference.config for reference in part.references()))
+        found = _whole(first.three_valued(rows))
+        for part in rest:
+            open_ = pc.fill_null(pc.not_equal(found, settled), True)
+            told = combine(found.filter(open_), _whole(part.three_valued(rows.filter(open_))))
+            found = pc.replace_with_mask(found, open_, told)
+        return found
 
     def references(self) -> Iterator[Reference]:
         for part in self.parts:
             yield from part.references()
+
+
+def _whole(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
 
 def _kind(left: Operand, right: Operand) -> type:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +18,11 @@ from numpy.typing import NDArray
 from . import paths
 from .errors import StorageError
 from .fold import IDENTITY, MEASURED, Fold
+from .journal import SEQUENCE
 from .location import STORAGE_ERRORS, reason_of
 from .parts import PartFile, stream_to_bytes
 from .pieces import EVENT_SCHEMA, SLICE_ROWS, SUMMARY, Events, Mask, Positions, Trials, flags
+from .record import STATES
 
 TRIAL = "trial"
 DIGEST_SCHEMA = EVENT_SCHEMA.append(pa.field(TRIAL, pa.int64())).append(pa.field(SUMMARY, pa.int64()))
@@ -33,7 +36,9 @@ class CorruptDigest(StorageError, ValueError):
 
 
 class DigestFile(PartFile):
-    """A digest, opened.
+    """A digest, opened. In the file lie first the trials that were completed when it was made, then those of high
+    verified accuracy: most questions are about these, which so are in few groups. What is read is in the order of
+    arrival nevertheless, except by groups.
 
     Raises ValueError for one without a column that this version knows: the parts may have it. Later, when columns are
     read, CorruptDigest.
@@ -53,11 +58,25 @@ class DigestFile(PartFile):
 
     def read(self, names: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
         with self._corrupt():
-            return super().read(names, groups)
+            table = super().read(names, groups)
+            return table if groups is not None else table.take(pa.array(self._rows))
 
     def codes(self, name: str, words: Sequence[str]) -> NDArray[np.int8]:
         with self._corrupt():
-            return super().codes(name, words)
+            return super().codes(name, words)[self._rows]
+
+    def at(self, names: Sequence[str], positions: Positions) -> Iterator[pa.Table]:
+        rows = self._rows[positions]
+        order = np.argsort(rows)
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        yield pa.concat_tables(super().at(names, rows[order])).take(pa.array(back))
+
+    @cached_property
+    def _rows(self) -> Positions:
+        """Of each event its row in the file."""
+        with self._corrupt():
+            return np.argsort(super().read([SEQUENCE])[SEQUENCE].to_numpy())
 
     @contextmanager
     def _corrupt(self) -> Iterator[None]:
@@ -92,13 +111,16 @@ def digest(events: Events) -> pa.Buffer:
 
 
 def _decisive(fold: Fold) -> Iterator[pa.Table]:
-    """The decisive events in their order; a summary lies where its decision lay."""
+    """The decisive events in the order of the file (`DigestFile`); a summary has the position of its decision."""
     own, summed = fold.decisive, fold.summed
     proposed, measured = np.arange(len(fold.events)), np.arange(len(fold.events))
     proposed[summed.stated], measured[summed.stated] = summed.proposed, summed.measured
     summary = fold.events.summaries()
     summary[summed.stated] = True
     own = own[~np.isin(own, np.setdiff1d(np.concatenate([summed.proposed, summed.measured]), summed.stated))]
+    trial = fold.events.trials.codes[own]
+    verified = fold.events.numbers("verified_accuracy")[measured[own]]
+    own = own[np.lexsort((own, -verified, fold.state[trial] != STATES.index("completed")))]
     codes = numbered(fold.events.trials.codes[own])
     for start in range(0, len(own), SLICE_ROWS):
         rows = own[start : start + SLICE_ROWS]

@@ -323,6 +323,10 @@ class TrialRows:
         """Those for which the mask is true, as of a table."""
         return TrialRows(self.fold, self.chosen[mask.to_numpy(zero_copy_only=False)])
 
+    def slice(self, start: int, length: int) -> TrialRows:
+        """Some that follow each other, as of a table."""
+        return TrialRows(self.fold, self.chosen[start : start + length])
+
     def among(self, state: str) -> TrialRows:
         """Those in a state."""
         return TrialRows(self.fold, self.chosen[self.fold.state[self.chosen] == STATES.index(state)])

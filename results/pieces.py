@@ -43,12 +43,10 @@ class Piece(ABC):
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    @final
     def slices(self, names: Sequence[str]) -> Iterator[pa.Table]:
         """Those columns in their order, about `SLICE_ROWS` at a time."""
         yield from (self.read(names, groups) for groups in self._slices(range(len(self.starts) - 1)))
 
-    @final
     def at(self, names: Sequence[str], positions: Positions) -> Iterator[pa.Table]:
         """Those columns at rising positions, reading the groups only in which these lie."""
         group = np.searchsorted(self.starts, positions, side="right") - 1

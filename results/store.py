@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from types import TracebackType
 from typing import Any, TypeVar
@@ -89,7 +90,7 @@ class Snapshot:
         pieces = [stretch.piece.read(RECORD_SCHEMA.names) for stretch in self.stretches]
         return pa.concat_tables([RECORD_SCHEMA.empty_table(), *pieces])
 
-    @property
+    @cached_property
     def sessions(self) -> tuple[tuple[float, float], ...]:
         """In their order, when the first and the last event of each driver session was made (unix seconds); less
         sessions of which no event says it."""

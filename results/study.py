@@ -224,7 +224,8 @@ class Study:
         """
         names = self._objectives(objectives)
         corner = self._reference(names, reference)
-        front = self.pareto_front(names, where, split)
+        _check_split(split)
+        front = self._front(names, where).table(names, split)
         signs = [DIRECTIONS[name] for name in names]
         return pareto.hypervolume(_oriented(front, names), pareto.orient([corner], signs)[0])
 

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from .conditions import Compare, Condition, Connective, IsNull, Literal, Not, OneOf, Operand, Reference, Rows
-from .configs import bears, names
+from .configs import names
 from .errors import WhereError
 from .record import CHOICES, COLUMNS, NUMERIC_COLUMNS
 
@@ -70,13 +70,10 @@ class Filter:
     def mask(self, table: Any, everything: Any = None) -> pa.Array:
         """True for the rows that pass ``(rows,)``, never null. Raises WhereError for a config name that no row has, of
         the table or of everything that it is chosen from."""
-        rows = Rows(table)
+        rows, whole = Rows(table), Rows(table if everything is None else everything)
         for reference in self.condition.references():
-            if not reference.config or not len(table) or bears(rows.configs, reference.name):
-                continue
-            configs = rows.configs if everything is None else everything["config"]
-            if not bears(configs, reference.name):
-                hint = _closest(reference.name, names(configs))
+            if reference.config and len(table) and not rows.bear(reference.name) and not whole.bear(reference.name):
+                hint = _closest(reference.name, names(whole.configs))
                 raise WhereError(f"filter: no trial has {_CONFIG}{reference.name}{hint}")
         return self.condition.mask(rows)
 

@@ -116,20 +116,20 @@ EVENT = st.one_of(
 )
 
 
-def of(records):
+def of(records, first=0):
     table = to_table(records)
-    return Loaded(table.append_column("sequence", pa.array(range(len(table)), pa.int64())))
+    return Loaded(table.append_column("sequence", pa.array(range(first, first + len(table)), pa.int64())))
 
 
 @settings(max_examples=10, deadline=None)
 @given(st.lists(EVENT, max_size=30), st.lists(st.integers(0, 30), max_size=4))
 def test_digests_of_any_stretches_and_of_digests_say_what_all_events_say(records, cuts):
     edges = sorted({0, len(records), *(cut for cut in cuts if cut < len(records))})
-    stretches = [records[low:high] for low, high in pairwise(edges)]
-    digests = [DigestFile(pa.BufferReader(digest(Events([of(stretch)])))) for stretch in stretches]
+    stretches = [of(records[low:high], low) for low, high in pairwise(edges)]
+    digests = [DigestFile(pa.BufferReader(digest(Events([stretch])))) for stretch in stretches]
     again = [DigestFile(pa.BufferReader(digest(Events(digests[:2])))), *digests[2:]]
     whole = Fold(Events([of(records)]))
-    for pieces in (digests, again, [*digests[:1], *map(of, stretches[1:])]):
+    for pieces in (digests, again, [*digests[:1], *stretches[1:]]):
         fold = Fold(Events(pieces))
         assert fold.trials.table().to_pylist() == whole.trials.table().to_pylist()
         assert fold.trials.table(split="test").to_pylist() == whole.trials.table(split="test").to_pylist()
