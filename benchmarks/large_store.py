@@ -214,7 +214,7 @@ def own_status(folder: Path, trials: int) -> int:
 LAST_REPORTS = """
     with reports as (
         select trial_id, arg_max(sparsity, rung) sparsity, arg_max(verified_accuracy, rung) verified_accuracy
-        from '{files}' where event = 'report' and split = 'validation' group by trial_id
+        from '{files}' where {report} and split = 'validation' group by trial_id
     ), states as (
         select trial_id, arg_max(state, sequence) state
         from '{files}' where event in ('decision', 'failed') group by trial_id
@@ -226,8 +226,14 @@ def duckdb_rows(files: str, query: str) -> list[tuple[Any, ...]]:
 
     connection = duckdb.connect()
     connection.execute("set threads = 2")
-    rows: list[tuple[Any, ...]] = connection.execute((LAST_REPORTS + query).format(files=files)).fetchall()
+    parts = {"files": files} | {kind: f"(event = '{kind}'{_or_summary(files)})" for kind in ("report", "proposed")}
+    rows: list[tuple[Any, ...]] = connection.execute((LAST_REPORTS + query).format_map(parts)).fetchall()
     return rows
+
+
+def _or_summary(files: str) -> str:
+    """Summaries are decisions that stand for a report and a proposal as well."""
+    return " or summary = 1" if paths.DIGESTS in files else ""
 
 
 def duckdb_front(files: str) -> int:
@@ -247,7 +253,7 @@ def duckdb_numbers(files: str) -> int:
 
 
 def duckdb_config(files: str) -> int:
-    query = """, configs as (select trial_id, config from '{files}' where event = 'proposed')
+    query = """, configs as (select trial_id, config from '{files}' where {proposed})
         select trial_id from reports join configs using (trial_id)
         where json_extract_string(config, '$."score"') = 'snip' and sparsity >= 0.9 and verified_accuracy >= 0.66"""
     return len(duckdb_rows(files, query))
@@ -262,14 +268,19 @@ def pandas_trials(files: str, *columns: str) -> Any:
     import pandas as pd
 
     names = ["trial_id", "event", "split", "rung", "state", "sequence", "sparsity", "verified_accuracy", *columns]
+    digested = paths.DIGESTS in files
+    names += ["summary"] if digested else []
     events = pd.read_parquet(str(Path(files).parent), columns=names, dtype_backend="pyarrow")
-    reports = events[(events["event"] == "report") & (events["split"] == "validation")].sort_values("rung")
+    of_report, of_proposal = events["event"] == "report", events["event"] == "proposed"
+    if digested:
+        of_report, of_proposal = of_report | (events["summary"] == 1), of_proposal | (events["summary"] == 1)
+    reports = events[of_report & (events["split"] == "validation")].sort_values("rung")
     last = reports.drop_duplicates("trial_id", keep="last").set_index("trial_id")
     decided = events[events["event"].isin(["decision", "failed"])].sort_values("sequence")
     states = decided.drop_duplicates("trial_id", keep="last").set_index("trial_id")["state"]
     rows = last[["sparsity", "verified_accuracy"]].join(states)
     if columns:
-        configs = events[events["event"] == "proposed"].set_index("trial_id")
+        configs = events[of_proposal].set_index("trial_id")
         rows = rows.join(configs[list(columns)])
     return rows
 

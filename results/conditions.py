@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -49,18 +49,29 @@ Operand = Literal | Reference
 
 @dataclass
 class Rows:
-    """A table under a filter, `pyarrow.Table` or `TrialRows`."""
+    """A table under a filter, `pyarrow.Table` or `TrialRows`.
+
+    Attributes:
+        borne: names that were asked for and that some configuration has.
+    """
 
     table: Any
+    borne: set[str] = field(default_factory=set)
 
     @functools.cached_property
     def configs(self) -> pa.ChunkedArray:
         """The configuration of each row, as JSON."""
         return self.table["config"]
 
+    def configs_with(self, name: str) -> pa.ChunkedArray:
+        """The same, asked for one name."""
+        if name not in self.borne and bears(self.configs, name):
+            self.borne.add(name)
+        return self.configs
+
     def filter(self, mask: pa.Array) -> Rows:
         """Those for which the mask is true."""
-        return Rows(self.table.filter(mask))
+        return Rows(self.table.filter(mask), self.borne)
 
     def bear(self, name: str) -> bool:
         """Whether any configuration has such a name; no more of them are read than it takes to know."""
@@ -70,7 +81,7 @@ class Rows:
     def values(self, reference: Reference, kind: type) -> pa.Array | pa.ChunkedArray:
         """A column, NaN as null; of configurations the values of the wanted kind (str, float, bool), others as null."""
         if reference.config:
-            return entries(self.configs, reference.name, kind)
+            return entries(self.configs_with(reference.name), reference.name, kind)
         column = self.table[reference.name]
         if pa.types.is_floating(column.type):
             return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
@@ -141,7 +152,7 @@ class IsNull(Condition):
 
     def three_valued(self, rows: Rows) -> pa.Array | pa.ChunkedArray:
         if self.column.config:
-            return absent(rows.configs, self.column.name)
+            return absent(rows.configs_with(self.column.name), self.column.name)
         return pc.is_null(rows.values(self.column, float))
 
     def references(self) -> Iterator[Reference]:

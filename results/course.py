@@ -46,7 +46,7 @@ def course_of(fold: Fold, objectives: Sequence[str], since: float) -> Course:
     values[completed] = floats(fold.rows(ended[completed], objectives))
     time = fold.events.numbers("time")
     worse = fold.worse(objectives)
-    spent = _cost(fold, fold.last_measured(np.ones(len(time), dtype=bool)))
+    spent = _cost(fold, fold.measured)
     return Course(
         objectives=values,
         over_since=int((time[fold.stated[ended]] >= since).sum()),

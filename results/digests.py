@@ -18,15 +18,18 @@ from numpy.typing import NDArray
 from . import paths
 from .errors import StorageError
 from .fold import IDENTITY, MEASURED, Fold
-from .journal import SEQUENCE
 from .location import STORAGE_ERRORS, reason_of
 from .parts import PartFile, stream_to_bytes
 from .pieces import EVENT_SCHEMA, SLICE_ROWS, SUMMARY, Events, Mask, Positions, Trials, flags
 from .record import STATES
 
 TRIAL = "trial"
-DIGEST_SCHEMA = EVENT_SCHEMA.append(pa.field(TRIAL, pa.int64())).append(pa.field(SUMMARY, pa.int64()))
-"""Trials are numbered in the order of their first event, which spares readers to compare ids."""
+PLACE = "place"
+DIGEST_SCHEMA = pa.schema([*EVENT_SCHEMA, *(pa.field(name, pa.int64()) for name in (TRIAL, SUMMARY, PLACE))])
+"""Trials are numbered in the order of their first event, which spares readers to compare ids. The place of a row is that
+of its event in the order of arrival."""
+ALWAYS = ("trial_id", "event", "state", "split", "rung", "schema_version", TRIAL, SUMMARY, PLACE)
+"""Columns that every question needs."""
 GROUP_ROWS = 4_096
 """Rows in a row group: few, since a front has its trials anywhere."""
 
@@ -59,7 +62,7 @@ class DigestFile(PartFile):
     def read(self, names: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
         with self._corrupt():
             table = super().read(names, groups)
-            return table if groups is not None else table.take(pa.array(self._rows))
+            return table if groups is not None else table.combine_chunks().take(pa.array(self._rows))
 
     def codes(self, name: str, words: Sequence[str]) -> NDArray[np.int8]:
         with self._corrupt():
@@ -75,8 +78,17 @@ class DigestFile(PartFile):
     @cached_property
     def _rows(self) -> Positions:
         """Of each event its row in the file."""
-        with self._corrupt():
-            return np.argsort(super().read([SEQUENCE])[SEQUENCE].to_numpy())
+        return _inverse(self._always[PLACE], len(self), len(self))
+
+    @cached_property
+    def _always(self) -> pa.Table:
+        """Columns that every question needs, as they are stored: read together, which is done on all cores."""
+        return super()._read(ALWAYS)
+
+    def _read(self, names: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
+        if groups is None and set(names) <= set(ALWAYS):
+            return self._always.select(names)
+        return super()._read(names, groups)
 
     @contextmanager
     def _corrupt(self) -> Iterator[None]:
@@ -88,21 +100,29 @@ class DigestFile(PartFile):
             ) from error
 
     def trials(self) -> Trials:
-        columns = self.read([TRIAL, "trial_id"])
         with self._corrupt():
-            if columns[TRIAL].null_count or columns["trial_id"].null_count:
+            codes, ids = self._always[TRIAL], self._always["trial_id"].combine_chunks()
+            if ids.null_count:
                 raise ValueError("events without a trial")
-            codes = columns[TRIAL].to_numpy()
-            if codes.min(initial=0) < 0 or codes.max(initial=-1) >= len(codes):
-                raise ValueError("trials out of range")
-            row = np.full(codes.max(initial=-1) + 1, -1, dtype=np.int64)
-            row[codes] = np.arange(len(codes))
-            if (row < 0).any():
-                raise ValueError("numbers of no trial")
-        return Trials(columns["trial_id"].take(pa.array(row)).combine_chunks(), codes)
+            rows = _inverse(codes, len(self))
+            return Trials(ids.take(pa.array(rows)), codes.to_numpy()[self._rows])
 
     def summaries(self) -> Mask:
         return flags(self.read([SUMMARY])[SUMMARY])
+
+
+def _inverse(numbers: pa.ChunkedArray, most: int, least: int = 0) -> Positions:
+    """Where each number is; where it is more than once, any place. Raises ValueError unless they are all from 0 to some
+    number, `least` of them at least and `most` at most."""
+    values = numbers.to_numpy()
+    count = max(int(values.max(initial=-1)) + 1, least)
+    if numbers.null_count or values.min(initial=0) < 0 or count > most:
+        raise ValueError("numbers out of range")
+    found = np.full(count, -1, dtype=np.int64)
+    found[values] = np.arange(len(values))
+    if (found < 0).any():
+        raise ValueError("numbers missing")
+    return found
 
 
 def digest(events: Events) -> pa.Buffer:
@@ -120,14 +140,15 @@ def _decisive(fold: Fold) -> Iterator[pa.Table]:
     own = own[~np.isin(own, np.setdiff1d(np.concatenate([summed.proposed, summed.measured]), summed.stated))]
     trial = fold.events.trials.codes[own]
     verified = fold.events.numbers("verified_accuracy")[measured[own]]
-    own = own[np.lexsort((own, -verified, fold.state[trial] != STATES.index("completed")))]
-    codes = numbered(fold.events.trials.codes[own])
+    place = np.lexsort((own, -verified, fold.state[trial] != STATES.index("completed")))
+    own, codes = own[place], numbered(trial[place])
     for start in range(0, len(own), SLICE_ROWS):
         rows = own[start : start + SLICE_ROWS]
         columns = _columns(fold.events, EVENT_SCHEMA.names, rows)
         columns |= _columns(fold.events, MEASURED, measured[rows])
         columns |= _columns(fold.events, IDENTITY, proposed[rows])
         columns |= {TRIAL: codes[start : start + SLICE_ROWS], SUMMARY: summary[rows].astype(np.int64)}
+        columns[PLACE] = place[start : start + SLICE_ROWS]
         yield pa.table(columns, schema=DIGEST_SCHEMA)
 
 

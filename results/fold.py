@@ -110,7 +110,7 @@ class Fold:
         """Where the events lie that decide what the trials are: the first and the last of each trial, and those that
         the fold takes anything from. Beside them the earliest and the latest in time, and reports that are worse in
         a minimised objective than all before."""
-        found = [self._first, self._proposed, self._measured, self._stated, self._decision, self._failure]
+        found = [self._first, self._proposed, self.measured, self._stated, self._decision, self._failure]
         positions: Positions = np.unique(np.concatenate([*found, self._singular]))
         return positions[positions >= 0]
 
@@ -118,10 +118,10 @@ class Fold:
     def summed(self) -> Sources:
         """Of each trial that a single row can stand for, where its parts lie: all that is decisive of it are its
         proposal, its report and its last decision, in this order."""
-        rising = (self._first == self._proposed) & (self._proposed <= self._measured) & (self._measured <= self._stated)
+        rising = (self._first == self._proposed) & (self._proposed <= self.measured) & (self.measured <= self._stated)
         simple = (self._proposed >= 0) & rising & (self._stated == self._decision) & (self._failure < 0)
         simple[self._trial[self._singular]] = False
-        return Sources(self._proposed[simple], self._measured[simple], self._stated[simple])
+        return Sources(self._proposed[simple], self.measured[simple], self._stated[simple])
 
     @cached_property
     def _singular(self) -> Positions:
@@ -143,7 +143,7 @@ class Fold:
         stated = self._of_events("state", STATES)[self._stated]
         pending = STATES.index("pending")
         stated = np.where((self._stated < 0) | (stated < 0), pending, stated)
-        return np.where((stated == pending) & (self._measured >= 0), STATES.index("running"), stated).astype(np.int8)
+        return np.where((stated == pending) & (self.measured >= 0), STATES.index("running"), stated).astype(np.int8)
 
     @cached_property
     def tested(self) -> Mask:
@@ -157,7 +157,7 @@ class Fold:
     ) -> pa.Table:
         """Columns of some trials, given their numbers. With ``split="test"`` what depends on the split comes from the
         report on the test split of the same network (equal rung); null where that was not measured."""
-        measured = self._measured[chosen]
+        measured = self.measured[chosen]
         found = self._taken(_OF_LAST_EVENT, names, self._last[chosen])
         found |= self._taken(MEASURED, names, measured)
         found |= self._taken(IDENTITY, names, np.where(self._proposed[chosen] >= 0, self._proposed[chosen], measured))
@@ -186,7 +186,7 @@ class Fold:
         for name, column in self._taken(IDENTITY, IDENTITY, self._proposed[trial]).items():
             columns[name] = pc.coalesce(columns[name], column)
         columns["state"] = pa.array(np.array(STATES, dtype=object)[self.state[trial]], pa.string())
-        kept = pa.array(chosen == self._measured[trial])
+        kept = pa.array(chosen == self.measured[trial])
         checkpoint = pc.if_else(kept, columns["checkpoint"], pa.scalar(None, pa.string()))
         columns["checkpoint"] = _existing(checkpoint, columns["state"])
         return pa.table(columns, schema=RECORD_SCHEMA)
@@ -246,7 +246,7 @@ class Fold:
     @cached_property
     def _last(self) -> Positions:
         """What came last of that which counts."""
-        counts = (self._first, self._proposed, self._measured, self._stated, self._on_test)
+        counts = (self._first, self._proposed, self.measured, self._stated, self._on_test)
         last: Positions = np.maximum.reduce(counts)
         return last
 
@@ -256,7 +256,8 @@ class Fold:
         return self._first_of(np.flatnonzero(proposed & (self._trial >= 0)))
 
     @cached_property
-    def _measured(self) -> Positions:
+    def measured(self) -> Positions:
+        """Per trial its report on the validation split at the highest rung, -1 without."""
         return self.last_measured(np.ones(len(self.events), dtype=bool))
 
     @cached_property
@@ -275,7 +276,7 @@ class Fold:
     def _on_test(self) -> Positions:
         rows = np.flatnonzero(self._reports & (self._split == 1))
         trial = self._trial[rows]
-        same = (self._measured[trial] >= 0) & (self._rung[rows] == self._rung[self._measured[trial]])
+        same = (self.measured[trial] >= 0) & (self._rung[rows] == self._rung[self.measured[trial]])
         return self._first_of(rows[same])
 
     def _of_events(self, name: str, words: Sequence[str]) -> NDArray[np.int8]:

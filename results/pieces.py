@@ -115,6 +115,7 @@ class Events:
     def __init__(self, pieces: Sequence[Piece]) -> None:
         self.pieces = tuple(piece for piece in pieces if len(piece))
         self._starts = np.cumsum([0, *(len(piece) for piece in self.pieces)], dtype=np.int64)
+        self._numbers: dict[str, NDArray[np.float64]] = {}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -133,9 +134,11 @@ class Events:
         return np.concatenate([np.empty(0, dtype=bool), *(piece.summaries() for piece in self.pieces)])
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """A column of numbers ``(events,)``, NaN for null."""
-        column: NDArray[np.float64] = pc.fill_null(self.column(name).cast(pa.float64(), safe=False), np.nan).to_numpy()
-        return column
+        """A column of numbers ``(events,)``, NaN for null; read once."""
+        if name not in self._numbers:
+            column = self.column(name).cast(pa.float64(), safe=False)
+            self._numbers[name] = pc.fill_null(column, np.nan).to_numpy()
+        return self._numbers[name]
 
     @cached_property
     def trials(self) -> Trials:

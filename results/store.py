@@ -22,6 +22,7 @@ from itertools import groupby
 from types import TracebackType
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
@@ -79,7 +80,7 @@ class Snapshot:
     stretches: tuple[Stretch, ...]
     problems: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def pieces(self) -> Events:
         """The events, columns of which are read as they are asked for."""
         return Events([stretch.piece for stretch in self.stretches])
@@ -94,11 +95,13 @@ class Snapshot:
     def sessions(self) -> tuple[tuple[float, float], ...]:
         """In their order, when the first and the last event of each driver session was made (unix seconds); less
         sessions of which no event says it."""
-        spans = []
+        time, spans, start = self.pieces.numbers("time"), [], 0
         for _, of_session in groupby(self.stretches, key=lambda stretch: stretch.session):
-            times = pc.min_max(Events([stretch.piece for stretch in of_session]).column("time"))
-            if times["min"].is_valid:
-                spans.append((times["min"].as_py(), times["max"].as_py()))
+            end = start + sum(len(stretch.piece) for stretch in of_session)
+            known = time[start:end][np.isfinite(time[start:end])]
+            if len(known):
+                spans.append((float(known.min()), float(known.max())))
+            start = end
         return tuple(spans)
 
 

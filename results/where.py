@@ -71,11 +71,13 @@ class Filter:
         """True for the rows that pass ``(rows,)``, never null. Raises WhereError for a config name that no row has, of
         the table or of everything that it is chosen from."""
         rows, whole = Rows(table), Rows(table if everything is None else everything)
+        mask = self.condition.mask(rows)
         for reference in self.condition.references():
-            if reference.config and len(table) and not rows.bear(reference.name) and not whole.bear(reference.name):
+            known = not reference.config or reference.name in rows.borne or not len(table)
+            if not known and not whole.bear(reference.name):
                 hint = _closest(reference.name, names(whole.configs))
                 raise WhereError(f"filter: no trial has {_CONFIG}{reference.name}{hint}")
-        return self.condition.mask(rows)
+        return mask
 
 
 def parse(text: str) -> Filter:

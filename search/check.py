@@ -55,8 +55,8 @@ def check_installation(address: str | None, data_dir: str | None) -> list[dict[s
 
 
 def bfloat16_ratio() -> float:
-    """Time of a convolution with its gradient in bfloat16 on the CPU, in units of its time in float32; far above 1 where
-    the processor has no instructions for it."""
+    """Time of a convolution with its gradient in bfloat16 on the CPU, in units of its time in float32: far above 1
+    where the processor has no instructions for it."""
     layer, x = nn.Conv2d(16, 32, 4, 2, 1), torch.ones(64, 16, 14, 14)
 
     def seconds(reduced: bool) -> float:

@@ -76,10 +76,12 @@ class StudyScheduler(FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> RayTrial | None:
         self._waiting = [trial for trial in self._waiting if trial.status == RayTrial.PENDING]
-        for trial in [trial for trial in self._waiting if self._run.is_over(_trial_id(trial))]:
-            # Its worker died, and it is not to have another one.
+        ended = self._run.limit_reached is not None
+        # Those whose worker died and that are not to have another one; at a limit, all that no node has taken yet.
+        for trial in [trial for trial in self._waiting if ended or self._run.is_over(_trial_id(trial))]:
             self._waiting.remove(trial)
             tune_controller.stop_trial(trial)
+            self._run.hand_back(_trial_id(trial))
         return self._waiting[-1] if self._waiting else None
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
