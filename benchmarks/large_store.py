@@ -323,7 +323,10 @@ OTHERS: dict[str, dict[str, Callable[[str], int]]] = {
 def ask(side: str, question: str, folder: Path, trials: int) -> dict[str, Any]:
     """One question, in this process."""
     if side == "sparsevlr":
-        import sparsevlr.search.status  # noqa: F401 - imports do not count
+        # Imports do not count: pyarrow brings pandas in, where that is installed.
+        import pandas  # noqa: F401
+
+        import sparsevlr.search.status  # noqa: F401
 
         def answer() -> int:
             return OWN[question](folder, trials)

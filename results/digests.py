@@ -26,8 +26,8 @@ from .record import STATES
 TRIAL = "trial"
 PLACE = "place"
 DIGEST_SCHEMA = pa.schema([*EVENT_SCHEMA, *(pa.field(name, pa.int64()) for name in (TRIAL, SUMMARY, PLACE))])
-"""Trials are numbered in the order of their first event, which spares readers to compare ids. The place of a row is that
-of its event in the order of arrival."""
+"""Trials are numbered in the order of their first event, which spares readers to compare ids; the place of a row is
+that of its event in the order of arrival."""
 ALWAYS = ("trial_id", "event", "state", "split", "rung", "schema_version", TRIAL, SUMMARY, PLACE)
 """Columns that every question needs."""
 GROUP_ROWS = 4_096

@@ -30,7 +30,7 @@ from .record import SCHEMA_VERSION
 
 LARGEST_PART = 1 << 20
 """Events."""
-DIGEST_EVENTS = 1 << 16
+DIGEST_EVENTS = 1 << 15
 """Events that a digest covers at least."""
 _NO_LIMIT = 1 << 62
 

@@ -148,15 +148,14 @@ class Events:
         found = [piece.trials() for piece in self.pieces]
         if len(found) == 1:
             return found[0]
-        encoded = pa.concat_arrays([trials.ids for trials in found]).dictionary_encode()
-        places = encoded.indices.to_numpy().astype(np.int64)
+        ids, places = _numbered([trials.ids for trials in found])
         offsets = np.cumsum([0, *(len(trials.ids) for trials in found)])
         # The place before the first is that of events without a trial.
         codes = [
             np.concatenate([places[offset : offset + len(trials.ids)], [-1]])[trials.codes]
             for offset, trials in zip(offsets, found, strict=False)
         ]
-        return Trials(encoded.dictionary, np.concatenate(codes))
+        return Trials(ids, np.concatenate(codes))
 
     def take(self, names: Sequence[str], positions: Positions) -> pa.Table:
         """Rows at positions ``(rows,)`` in any order; a row of nulls for -1."""
@@ -175,6 +174,22 @@ class Events:
         back = np.full(len(positions), -1, dtype=np.int64)
         back[order] = np.arange(len(order))
         return table.combine_chunks().take(pa.array(back, mask=back < 0))
+
+
+def _numbered(lists: Sequence[pa.Array]) -> tuple[pa.Array, Positions]:
+    """The different ones of all ids in the order of their first appearance, and of each id its place among them; no
+    list has an id twice."""
+    first, rest = lists[0], pa.concat_arrays(lists[1:])
+    few = rest.dictionary_encode()
+    # One list is much longer than all others together, as a rule: it is searched for those few, not they in it.
+    among = pc.index_in(first, value_set=few.dictionary)
+    place = np.full(len(few.dictionary), -1, dtype=np.int64)
+    known = np.flatnonzero(among.is_valid())
+    place[among.take(pa.array(known)).to_numpy()] = known
+    fresh = place < 0
+    place[fresh] = len(first) + np.arange(np.count_nonzero(fresh))
+    ids = pa.concat_arrays([first, few.dictionary.filter(pa.array(fresh))])
+    return ids, np.concatenate([np.arange(len(first)), place[few.indices.to_numpy()]])
 
 
 def flags(column: pa.ChunkedArray) -> Mask:

@@ -331,14 +331,17 @@ class Study:
         return corner
 
     def _worst(self, name: str) -> float:
-        return worst_value(name, self._read().worst(name))
+        return worst_value(name, self._read().worst(name) if worst_is_seen(name) else np.empty(0))
+
+
+def worst_is_seen(name: str) -> bool:
+    """Whether the default reference of the hypervolume for an objective is the worst value that was reported."""
+    return DIRECTIONS[name] == "min" and name not in _WORST
 
 
 def worst_value(name: str, seen: NDArray[np.float64]) -> float:
     """The default reference of the hypervolume for an objective, given its values in all reports."""
-    if DIRECTIONS[name] == "max":
-        return 0.0
-    return _WORST[name] if name in _WORST else float(seen[np.isfinite(seen)].max(initial=0.0))
+    return float(seen[np.isfinite(seen)].max(initial=0.0)) if worst_is_seen(name) else _WORST.get(name, 0.0)
 
 
 def _by_sparsity(trials: pa.Table) -> pa.Table:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+import numpy as np
+
+from ..results.pareto import Floats
 
 
 class Band(NamedTuple):
@@ -30,8 +33,12 @@ class Best(NamedTuple):
     verified_accuracy: float | None
 
 
-def best_by_band(results: Iterable[Sequence[float]]) -> list[Best]:
-    """Sum up (sparsity, verified accuracy) pairs by band; `verified_accuracy` is None in an empty band."""
-    pairs = list(results)
-    inside = [[verified for sparsity, verified in pairs if band.low <= sparsity < band.high] for band in BANDS]
-    return [Best(band, len(values), max(values, default=None)) for band, values in zip(BANDS, inside, strict=True)]
+def best_by_band(results: Floats) -> list[Best]:
+    """Sum up sparsities and verified accuracies ``(trials, 2)`` by band; `verified_accuracy` is None in an empty band.
+    A trial without either does not count."""
+    sparsity, verified = results[np.isfinite(results).all(axis=1)].T
+    inside = [verified[(band.low <= sparsity) & (sparsity < band.high)] for band in BANDS]
+    return [
+        Best(band, len(values), float(values.max()) if len(values) else None)
+        for band, values in zip(BANDS, inside, strict=True)
+    ]

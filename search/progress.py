@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ..results.pareto import Floats
 from ..results.record import OVER
 from .bands import best_by_band
 from .limits import Use, first_end
@@ -102,7 +103,7 @@ class Progress:
     def _line(self, run: StudyRun) -> str:
         best = "; ".join(
             f"{best.band.name}: {best.verified_accuracy:.1%}"
-            for best in best_by_band(_completed(run, ("sparsity", "verified_accuracy")))
+            for best in best_by_band(_completed(run))
             if best.verified_accuracy is not None
         )
         return f"{_states(run)}, {self._time(run)}" + (f"; best verified at sparsity {best}" if best else "")
@@ -115,7 +116,7 @@ class Progress:
         table.add_column("sparsity")
         table.add_column("completed", justify="right")
         table.add_column("best verified", justify="right")
-        for best in best_by_band(_completed(run, ("sparsity", "verified_accuracy"))):
+        for best in best_by_band(_completed(run)):
             shown = "-" if best.verified_accuracy is None else f"{best.verified_accuracy:.1%}"
             table.add_row(best.band.name, str(best.trials), shown)
         return Group(table, Text(_states(run)), Text(f"hypervolume {run.hypervolume:.3f}"), Text(self._time(run)))
@@ -136,10 +137,11 @@ def _states(run: StudyRun) -> str:
     return f"{_over(counts)}/{run.spec.trials} trials over" + (f" ({listed})" if listed else "")
 
 
-def _completed(run: StudyRun, columns: Sequence[str]) -> list[list[float]]:
-    """Those columns of every completed trial."""
-    reports = list(run.reports.items())
-    return [objective_values(record, columns) for trial, record in reports if run.states[trial] == "completed"]
+def _completed(run: StudyRun) -> Floats:
+    """Sparsity and verified accuracy ``(trials, 2)`` of every completed trial."""
+    reports = [record for trial, record in list(run.reports.items()) if run.states[trial] == "completed"]
+    values = [objective_values(record, ("sparsity", "verified_accuracy")) for record in reports]
+    return np.array(values, dtype=float).reshape(-1, 2)
 
 
 def clock(seconds: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..results import Study, StudyError
+from ..results.course import floats
 from ..results.record import OVER
 from ..spaces import Limits
 from .bands import best_by_band
@@ -44,8 +45,7 @@ def status_of(study: Study) -> dict[str, Any]:
     planned, limits = _planned(study)
     past = _past(study, limits)
     silent = time.time() - study.sessions[-1][1] if study.sessions else None
-    completed = study.completed(("sparsity", "verified_accuracy")).drop_null()
-    pairs = zip(*(column.to_pylist() for column in completed.columns), strict=True)
+    completed = floats(study.completed(("sparsity", "verified_accuracy")))
     over = sum(counts[state] for state in OVER)
     used = [Use("trials", over, planned)]
     used += uses(
@@ -71,7 +71,7 @@ def status_of(study: Study) -> dict[str, Any]:
         "ends_by": end.limit if end else None,
         "seconds_since_last_event": silent,
         "hypervolume": study.hypervolume(),
-        "best": {best.band.name: best.verified_accuracy for best in best_by_band(pairs)},
+        "best": {best.band.name: best.verified_accuracy for best in best_by_band(completed)},
         "problems": list(study.problems),
     }
 
