@@ -39,12 +39,13 @@ class StudySearcher(Searcher):
         self._live: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if len(self._live) >= self._slots():
+        # There may be no slot at all, when nodes have gone: at a limit the study ends nevertheless.
+        at_end = self._run.limit_reached is not None and not self._live
+        if len(self._live) >= self._slots() and not at_end:
             return None
         assignment = self._run.next_trial()
         if assignment is None:
-            ended = self._run.finished or (self._run.limit_reached is not None and not self._live)
-            return str(Searcher.FINISHED) if ended else None
+            return str(Searcher.FINISHED) if self._run.finished or at_end else None
         self._live.add(trial_id)
         return {"trial": assignment.config.to_json(), "checkpoint": assignment.checkpoint}
 

@@ -389,16 +389,19 @@ def test_an_idle_worker_goes_to_the_newest_trial_and_none_to_one_that_is_over() 
 def test_at_a_limit_what_no_node_has_taken_is_withdrawn_and_kept_for_later() -> None:
     now = 0.0
     run = StudyRun(tiny(limits={"wall_seconds": 10}), Memory(), clock=lambda: now)
-    searcher, scheduler = StudySearcher(run, lambda: 2), StudyScheduler(run)
+    slots = 2
+    searcher, scheduler = StudySearcher(run, lambda: slots), StudyScheduler(run)
     waiting = [SimpleNamespace(status="PENDING", config=searcher.suggest(name)) for name in "ab"]
     for trial in waiting:
         scheduler.on_trial_add(None, trial)
     stopped: list[object] = []
     controller = SimpleNamespace(stop_trial=stopped.append)
     assert scheduler.choose_trial_to_run(controller) is waiting[1]
-    now = 10.0
+    # Their nodes have gone.
+    now, slots = 10.0, 0
     assert scheduler.choose_trial_to_run(controller) is None
     assert stopped == waiting
+    assert searcher.suggest("c") is None
     for name in "ab":
         searcher.on_trial_complete(name)
     assert searcher.suggest("c") == "FINISHED"
