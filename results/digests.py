@@ -19,11 +19,10 @@ from . import paths
 from .errors import StorageError
 from .fold import IDENTITY, MEASURED, Fold
 from .location import STORAGE_ERRORS, reason_of
-from .parts import PartFile, stream_to_bytes
-from .pieces import EVENT_SCHEMA, SLICE_ROWS, SUMMARY, Events, Mask, Positions, Trials, flags
-from .record import STATES
+from .parts import PartFile, conform, stream_to_bytes
+from .pieces import EVENT_SCHEMA, SLICE_ROWS, SUMMARY, TRIAL, Events, Mask, Positions, Trials, flags
+from .record import CHOICES, STATES
 
-TRIAL = "trial"
 PLACE = "place"
 DIGEST_SCHEMA = pa.schema([*EVENT_SCHEMA, *(pa.field(name, pa.int64()) for name in (TRIAL, SUMMARY, PLACE))])
 """Trials are numbered in the order of their first event, which spares readers to compare ids; the place of a row is
@@ -38,13 +37,16 @@ class CorruptDigest(StorageError, ValueError):
     """A digest that cannot be read, which is found when a question needs it."""
 
 
+class OtherVersion(ValueError):
+    """A digest without some column, as another version made it: what it covers is read from the parts."""
+
+
 class DigestFile(PartFile):
     """A digest, opened. In the file lie first the trials that were completed when it was made, then those of high
     verified accuracy: most questions are about these, which so are in few groups. What is read is in the order of
     arrival nevertheless, except by groups.
 
-    Raises ValueError for one without a column that this version knows: the parts may have it. Later, when columns are
-    read, CorruptDigest.
+    Raises OtherVersion, and what `PartFile` raises; later, when columns are read, CorruptDigest.
 
     Args:
         shown: what to call it.
@@ -57,7 +59,7 @@ class DigestFile(PartFile):
         self._shown = shown
         missing = [name for name in DIGEST_SCHEMA.names if name not in self.column_names]
         if missing:
-            raise ValueError(f"it is of another version: no column {missing[0]}")
+            raise OtherVersion(f"no column {missing[0]}")
 
     def read(self, names: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
         with self._corrupt():
@@ -69,11 +71,13 @@ class DigestFile(PartFile):
             return super().codes(name, words)[self._rows]
 
     def at(self, names: Sequence[str], positions: Positions) -> Iterator[pa.Table]:
-        rows = self._rows[positions]
-        order = np.argsort(rows)
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        yield pa.concat_tables(super().at(names, rows[order])).take(pa.array(back))
+        with self._corrupt():
+            rows = self._rows[positions]
+            order = np.argsort(rows)
+            back = np.empty_like(order)
+            back[order] = np.arange(len(order))
+            table = pa.concat_tables(super().at(names, rows[order])).take(pa.array(back))
+        yield table
 
     @cached_property
     def _rows(self) -> Positions:
@@ -83,7 +87,10 @@ class DigestFile(PartFile):
     @cached_property
     def _always(self) -> pa.Table:
         """Columns that every question needs, as they are stored: read together, which is done on all cores."""
-        return super()._read(ALWAYS)
+        stored = super()._read(ALWAYS)
+        plain = [name for name in ALWAYS if name not in CHOICES]
+        whole = conform(stored, pa.schema([self.schema.field(name) for name in plain]))
+        return pa.table({name: whole[name] if name in plain else stored[name] for name in ALWAYS})
 
     def _read(self, names: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
         if groups is None and set(names) <= set(ALWAYS):
@@ -94,6 +101,8 @@ class DigestFile(PartFile):
     def _corrupt(self) -> Iterator[None]:
         try:
             yield
+        except CorruptDigest:
+            raise
         except (*STORAGE_ERRORS, ValueError) as error:
             raise CorruptDigest(
                 f"{self._shown} is corrupt ({reason_of(error)}); remove it, the parts hold the same events"

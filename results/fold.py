@@ -125,9 +125,9 @@ class Fold:
 
     @cached_property
     def _singular(self) -> Positions:
-        """Decisive events by themselves, whatever their trials are: measured on test, worse than all before, the
-        earliest and the latest in time."""
-        found = [np.flatnonzero(self._reports & (self._split == 1)), self.worse(_MINIMISED)]
+        """Decisive events by themselves, whatever their trials are: not measured on validation, worse than all before,
+        the earliest and the latest in time."""
+        found = [np.flatnonzero(self._reports & (self._split != 0)), self.worse(_MINIMISED)]
         if len(self.events):
             time = self.events.numbers("time")
             known = (self._trial >= 0) & np.isfinite(time)

@@ -23,6 +23,8 @@ Positions = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 SUMMARY = "summary"
 """A column that digests have beside those of events: 1 for a summary (`Piece.summaries`)."""
+TRIAL = "trial"
+"""Another one: numbers of trials in the order of their first event, which the rows of a digest may not tell."""
 
 
 class Piece(ABC):
@@ -103,6 +105,16 @@ class Loaded(Piece):
 
     def summaries(self) -> Mask:
         return flags(self._table[SUMMARY]) if SUMMARY in self.schema.names else super().summaries()
+
+    def trials(self) -> Trials:
+        found = super().trials()
+        if TRIAL not in self.schema.names:
+            return found
+        first = np.unique(found.codes, return_index=True)[1]
+        order = np.argsort(self._table[TRIAL].to_numpy()[first], kind="stable")
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        return Trials(found.ids.take(pa.array(order)), rank[found.codes])
 
     def read(self, names: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
         return self._table.select(names)

@@ -29,7 +29,7 @@ from pyarrow import fs
 
 from . import paths
 from .coverage import covers, events_in, in_order, outermost
-from .digests import DigestFile
+from .digests import DigestFile, OtherVersion
 from .errors import StorageError, StudyError
 from .fences import NONE_SEEN, Fences, Limits
 from .journal import LARGEST_JOURNAL, SEQUENCE, parse
@@ -420,6 +420,8 @@ class Store:
                     opened[folder, name] = piece
                 except (FileNotFoundError, Unanswered):
                     raise
+                except OtherVersion:
+                    left.discard(name)
                 except (*STORAGE_ERRORS, ValueError) as error:
                     problems.append(f"{file}: cut short or corrupt, skipped ({reason_of(error)})")
                     left.discard(name)

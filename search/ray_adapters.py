@@ -73,7 +73,9 @@ class StudyScheduler(FIFOScheduler):
         self._waiting: list[RayTrial] = []
 
     def on_trial_add(self, tune_controller: Any, trial: RayTrial) -> None:
-        self._waiting.append(trial)
+        # Once more where its worker has died.
+        if trial not in self._waiting:
+            self._waiting.append(trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> RayTrial | None:
         self._waiting = [trial for trial in self._waiting if trial.status == RayTrial.PENDING]

@@ -246,8 +246,8 @@ class StudyRun:
                 self.failed(trial_id, f"the worker process died {self._deaths[trial_id]} times in a row: {reason}")
 
     def hand_back(self, trial_id: str) -> None:
-        """A trial that was handed out does not run; it is handed out again, unless it is over."""
-        if self._states[trial_id] in UNDER_WAY:
+        """A trial that was handed out does not run; it is handed out again, once, unless it is over."""
+        if self._states[trial_id] in UNDER_WAY and trial_id not in self._unfinished:
             self._unfinished.append(trial_id)
 
     def is_over(self, trial_id: str) -> bool:

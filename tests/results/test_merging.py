@@ -1,3 +1,4 @@
+import contextlib
 import multiprocessing
 import os
 import random
@@ -6,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import pyarrow as pa
@@ -139,6 +141,96 @@ def test_digests_of_any_stretches_and_of_digests_say_what_all_events_say(records
             assert str(folded) == str(expected)
         if records:
             assert pc.min_max(fold.events.column("time")) == pc.min_max(whole.events.column("time"))
+
+
+def written(digest, name, column):
+    """The digest with another column in the place of one."""
+    table = pq.read_table(pa.BufferReader(digest))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.set_column(table.column_names.index(name), name, column), sink)
+    return sink.getvalue()
+
+
+def lives(make_trial, *ids):
+    """Trials that are proposed one after the other, and end in the opposite order."""
+    histories = [make_trial(trial, 0.5, number / 10) for number, trial in enumerate(ids)]
+    return [
+        *(history[0] for history in histories),
+        *(event for history in reversed(histories) for event in history[1:]),
+    ]
+
+
+def test_of_most_trials_a_digest_keeps_one_row_completed_ones_first(make_trial):
+    events = [event for number in range(40) for event in make_trial(f"t{number}", 0.5, 0.5, "stopped")]
+    events += make_trial("better", 0.5, 0.9, "stopped") + make_trial("done", 0.5, 0.1)
+    made = digest(Events([of([replace(event, time=5.0 + place) for place, event in enumerate(events)])]))
+    rows = pq.read_table(pa.BufferReader(made))
+    # The earliest and the latest event of all are kept as such, and so are the others of their trials.
+    assert rows["trial_id"].to_pylist()[:4] == ["done", "done", "done", "better"]
+    assert len(rows) == 3 + 39 + 1 + 3
+    assert len(DigestFile(pa.BufferReader(made)).read(["time"])) == len(rows)
+
+
+def test_a_trial_that_goes_on_after_a_digest_is_what_all_its_events_say(make_trial, make_report):
+    for late in (
+        [make_report("b", 1, sparsity=0.7), Record(event="decision", trial_id="b", decision="stop", state="stopped")],
+        [make_report("b", 0, sparsity=0.1)],
+        [make_report("b", 0, "test", verified_accuracy=0.3)],
+        [Record(event="failed", trial_id="b", error="x")],
+    ):
+        first = [*lives(make_trial, *"abc"), *lives(make_trial, "d")]
+        whole, early = Fold(Events([of(first + late)])), DigestFile(pa.BufferReader(digest(Events([of(first)]))))
+        pieces = Events([early, of(late, len(first))])
+        again = Events([DigestFile(pa.BufferReader(digest(pieces)))])
+        for events in (pieces, again):
+            for split in ("validation", "test"):
+                found = Fold(events).trials.table(split=split).to_pylist()
+                assert found == whole.trials.table(split=split).to_pylist()
+
+
+def test_what_is_left_of_a_digest_that_counts_in_part_keeps_the_order_of_trials(make_trial):
+    events = [*lives(make_trial, "z"), *lives(make_trial, *"abc")]
+    file = DigestFile(pa.BufferReader(digest(Events([of(events)]))))
+    rest = file.read(file.schema.names)
+    rest = rest.filter(pc.greater_equal(rest["sequence"], 3))
+    trials = Fold(Events([of(events[:4]), Loaded(rest)])).trials
+    assert trials.table().to_pylist() == Fold(Events([of(events)])).trials.table().to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("place", pa.array([2, 0, 1, 3, 5, 4], pa.uint64())),
+        ("place", pa.array([0, 0, 1, 2, 3, 4])),
+        ("place", pa.array([0, 1, 2, 3, 4, 2**62])),
+        ("place", pa.array([0, 1, None, 3, 4, 5])),
+        ("trial", pa.array([0, 0, 0, 1, 1, 1], pa.timestamp("us"))),
+        ("trial", pa.array([0, -1, 2, 3, 4, 5])),
+        ("trial", pa.array([0, 5, 2, 3, 2, 2])),
+        ("trial_id", pa.array([b"\xff", b"a", b"b", b"c", b"d", b"e"])),
+        ("trial_id", pa.array(["a", None, "b", "c", "d", "e"])),
+        ("trial_id", pa.array(["a", "a", "a", "b", "b", "b"]).dictionary_encode()),
+        ("summary", pa.array([None, 7, -1, 2**62, 0, 0])),
+    ],
+)
+def test_strange_numbers_in_a_digest_are_an_error_of_its_own_or_an_answer(make_trial, name, column):
+    made = digest(Events([of([*lives(make_trial, "a"), *lives(make_trial, "b")])]))
+    assert len(pq.read_table(pa.BufferReader(made))) == 6
+    with contextlib.suppress(ValueError, pa.ArrowException, StorageError):
+        file = DigestFile(pa.BufferReader(written(made, name, column)))
+        Fold(Events([file, of(lives(make_trial, "x"), 6)])).trials.table()
+
+
+def test_a_digest_of_an_older_version_is_left_aside_without_a_word(store, make_trial, small):
+    fill(store, make_trial, 12)
+    store.close()
+    store.merge()
+    expected = open_study(store.uri).trials().to_pylist()
+    for file in (store.location.local / paths.DIGESTS).iterdir():
+        pq.write_table(pq.read_table(file).drop_columns(["summary", "place"]), file)
+    study = open_study(store.uri)
+    assert study.trials().to_pylist() == expected
+    assert study.problems == ()
 
 
 @pytest.mark.parametrize("kind", ["local", "objects"])

@@ -70,6 +70,11 @@ TABLE = to_table(
         ("config.mixed in (3, 'three')", [2, 3]),
         ("config.mixed not in (3)", [3]),
         ("config.flag = true", [1]),
+        ("config.mixed = 3 and sparsity > 0.93", [2]),
+        ("config.score = 'random' or sparsity > 0.93", [1, 2]),
+        ("not (config.flag = true and sparsity > 0.8)", [0, 3]),
+        ("not (config.flag = true or sparsity < 0.8)", []),
+        ("sparsity > 2 and config.flag = true", []),
         ("config.flag != TRUE", [3]),
         ("config.architecture.hidden = '[64,64]'", [0]),
         ("sparsity > config.loss.kappa_end", [1]),
@@ -135,6 +140,8 @@ def test_errors_are_one_line_with_the_position(text, position, message):
 def test_an_unknown_config_name_is_told():
     with pytest.raises(WhereError, match=r"no trial has config\.loss\.kapa_end; did you mean loss\.kappa_end\?"):
         filter_rows(TABLE, "config.loss.kapa_end > 0.1 or rung = 1")
+    with pytest.raises(WhereError, match="no trial has config.nothing"):
+        filter_rows(TABLE, "sparsity > 2 and config.nothing = 1")
 
 
 @given(st.text(alphabet="sparity config.'\"()=<>!,0159%andotrulei\n\t\\;", max_size=60))

@@ -366,7 +366,9 @@ def test_a_trial_that_is_handed_back_is_handed_out_again_from_its_checkpoint() -
     report = measured(config, 0, spec)
     run.reported(report)
     run.hand_back(config.trial_id)
+    run.hand_back(config.trial_id)
     assert run.next_trial() == (config, report.checkpoint)
+    assert run.next_trial().config != config
     run.failed(config.trial_id, "broken")
     run.hand_back(config.trial_id)
     assert run.next_trial().config != config
@@ -392,7 +394,7 @@ def test_at_a_limit_what_no_node_has_taken_is_withdrawn_and_kept_for_later() -> 
     slots = 2
     searcher, scheduler = StudySearcher(run, lambda: slots), StudyScheduler(run)
     waiting = [SimpleNamespace(status="PENDING", config=searcher.suggest(name)) for name in "ab"]
-    for trial in waiting:
+    for trial in [*waiting, waiting[0]]:
         scheduler.on_trial_add(None, trial)
     stopped: list[object] = []
     controller = SimpleNamespace(stop_trial=stopped.append)
