@@ -4,9 +4,10 @@
     python benchmarks/cascade.py report               # table from the checked-in raw data
 
 1,000 test images each, cnn-small, trained by IBP or SABR at epsilon 0.1 or by PGD at 0.02. The cascade ends with
-alpha-CROWN on whatever its cheaper stages leave undecided, with as many gradient steps as the baseline. The baseline is
-run in batches of the size that is fastest for it on 64 images, tried first. Processor seconds of one thread. Networks
-are kept in build/ and trained again where they are not there: the seed makes them the same.
+alpha-CROWN on whatever its cheaper stages leave undecided, with as many gradient steps as the baseline. Both take the
+bounds before ReLUs from CROWN; to optimise these too costs some hundred times as much. The baseline is run in batches
+of the size that is fastest for it on 64 images, tried first. Processor seconds of one thread. Networks are kept in
+build/ and trained again where they are not there: the seed makes them the same.
 """
 
 from __future__ import annotations

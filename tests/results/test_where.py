@@ -140,7 +140,7 @@ def test_errors_are_one_line_with_the_position(text, position, message):
 def test_an_unknown_config_name_is_told():
     with pytest.raises(WhereError, match=r"no trial has config\.loss\.kapa_end; did you mean loss\.kappa_end\?"):
         filter_rows(TABLE, "config.loss.kapa_end > 0.1 or rung = 1")
-    with pytest.raises(WhereError, match="no trial has config.nothing"):
+    with pytest.raises(WhereError, match=r"no trial has config\.nothing"):
         filter_rows(TABLE, "sparsity > 2 and config.nothing = 1")
 
 
