@@ -97,7 +97,7 @@ def report(presets: Sequence[str]) -> None:
             axes.set(xlabel="epoch", ylabel="Kendall's tau with the end")
             axes.set_title(f"{preset}: {which}", loc="left")
             axes.grid(color="0.92")
-    panels[0][0].legend(fontsize=8)
+        row[0].legend(fontsize=8)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE)
     print(f"\nplot: {FIGURE.name}")
