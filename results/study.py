@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from pyarrow import fs
 from . import pareto
 from .confirmations import confirmation_table, read_confirmations
 from .course import Course, course_of, floats
+from .digests import CorruptDigest
 from .errors import QueryError, StudyError
 from .fold import Fold, TrialRows, first_arrivals
 from .layers import layer_table
@@ -25,6 +27,9 @@ from .origins import Origins
 from .record import DIRECTIONS, NUMERIC_COLUMNS, RECORD_SCHEMA, SPLITS, STATES, Record, from_table
 from .store import Snapshot, Store
 from .where import closest_column, filter_rows
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 DEFAULT_OBJECTIVES = ("sparsity", "verified_accuracy")
 
@@ -49,6 +54,22 @@ def open_study(uri: str | os.PathLike[str], *, filesystem: fs.FileSystem | None 
     return Study(Store.open(uri, readonly=True, filesystem=filesystem))
 
 
+def _from_parts_if_need_be(
+    method: Callable[Concatenate[Study, P], T],
+) -> Callable[Concatenate[Study, P], T]:
+    """The answer is found anew from the parts, where a digest turns out to be corrupt."""
+
+    @functools.wraps(method)
+    def answer(study: Study, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(study, *args, **kwargs)
+        except CorruptDigest as error:
+            study._leave_digests_aside(str(error))
+            return method(study, *args, **kwargs)
+
+    return answer
+
+
 class Study:
     """A reading view of a store. Each call answers from what is stored at that moment; nothing is read again while
     nothing was added. Tables are pyarrow tables with the record columns. Nothing that a study holds is ever executed.
@@ -61,6 +82,7 @@ class Study:
         self._fold: Fold | None = None
         self._all: Fold | None = None
         self._problems: tuple[str, ...] = ()
+        self._digested = True
 
     @property
     def uri(self) -> str:
@@ -92,6 +114,7 @@ class Study:
         return self._problems
 
     @property
+    @_from_parts_if_need_be
     def sessions(self) -> tuple[tuple[float, float], ...]:
         """In their order, when the first and the last event of each driver session was made (unix seconds)."""
         self._read()
@@ -114,29 +137,35 @@ class Study:
         """One row per report (trial, rung, split); ``state`` is the trial's state now. Raises WhereError."""
         return filter_rows(self._read_all().reports, where)
 
+    @_from_parts_if_need_be
     def trials(self, where: str | None = None) -> pa.Table:
         """One row per trial: state from its last decision or failure, measures from its validation report at the
         highest rung. Raises WhereError."""
         return filter_rows(self._read().trials, where).table()
 
+    @_from_parts_if_need_be
     def states(self) -> Counter[str]:
         """How many trials there are in each state."""
         fold = self._read()
         counts = np.bincount(fold.state[fold.trials.chosen], minlength=len(STATES))
         return Counter(dict(zip(STATES, counts.tolist(), strict=True)))
 
+    @_from_parts_if_need_be
     def completed(self, names: Sequence[str]) -> pa.Table:
         """Some columns of the completed trials."""
         return self._read().trials.among("completed").table(names)
 
+    @_from_parts_if_need_be
     def course(self, objectives: Sequence[str], since: float) -> Course:
         """How the trials went, and what came of it since a moment (unix seconds)."""
         return course_of(self._read(), objectives, since)
 
+    @_from_parts_if_need_be
     def trial(self, trial_id: str) -> Record | None:
         """The row of one trial, checked; None where there is no such trial. Raises RecordError, UnsafePath."""
         return next(iter(from_table(self._named([trial_id]).table())), None)
 
+    @_from_parts_if_need_be
     def lineage(self, trial_id: str) -> pa.Table:
         """The trial, its parent, its parent's parent and so on, as rows of `trials`. Raises QueryError."""
         trials = self._read().trials
@@ -152,6 +181,7 @@ class Study:
         reports = self.reports(where)
         return layer_table(reports.filter(pc.equal(reports["split"], "validation")))
 
+    @_from_parts_if_need_be
     def mask_overlap(self, where: str | None = None) -> pa.Table:
         """What the masks of completed trials share, with `masks.OVERLAP_SCHEMA`: one row per pair that passes, of equal
         layers and shapes, and per layer; ``layer`` is null over all layers. Beside it stands what chance would give
@@ -164,11 +194,13 @@ class Study:
         origins = Origins(trials.table(Origins.COLUMNS))
         return overlap_table(self.store.location, self._completed(where).table(), origins)
 
+    @_from_parts_if_need_be
     def kept_counts(self, where: str | None = None) -> KeptCounts:
         """How many of the completed trials that pass keep each weight. Raises WhereError, StorageError, and QueryError
         where there are none or they differ in architecture."""
         return kept_counts(self.store.location, self._completed(where).table())
 
+    @_from_parts_if_need_be
     def confirmations(self, trial_ids: Sequence[str] | None = None) -> pa.Table:
         """What completed trials came to again with fresh seeds, with `confirmations.SCHEMA`: by default those of the
         front, by rising sparsity. Raises StorageError, RecordError, and QueryError for trials that are not completed.
@@ -177,6 +209,7 @@ class Study:
         found = {row["trial_id"]: read_confirmations(self.store.location, row["trial_id"]) for row in rows}
         return confirmation_table(rows, self._named(list(found)).table(split="test").to_pylist(), found)
 
+    @_from_parts_if_need_be
     def to_confirm(self, trial_ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """The rows of those trials, or of the front, checked. Raises QueryError for trials that are not completed,
         RecordError and UnsafePath."""
@@ -190,6 +223,7 @@ class Study:
                 raise QueryError(f"only completed trials can be confirmed, but {trial_id} is {rows[trial_id]['state']}")
         return [rows[trial_id] for trial_id in dict.fromkeys(trial_ids)]
 
+    @_from_parts_if_need_be
     def pareto_front(
         self, objectives: Sequence[str] | str | None = None, where: str | None = None, split: str = "validation"
     ) -> pa.Table:
@@ -202,12 +236,14 @@ class Study:
         _check_split(split)
         return _by_sparsity(self._front(self._objectives(objectives), where).table(split=split))
 
+    @_from_parts_if_need_be
     def untested_front(self) -> list[Record]:
         """The trials of the front that have no report on the test split, checked. Raises RecordError, UnsafePath."""
         front = self._front(self.objectives, None)
         tested = front.fold.tested[front.chosen]
         return from_table(_by_sparsity(front.filter(pa.array(~tested)).table()))
 
+    @_from_parts_if_need_be
     def hypervolume(
         self,
         objectives: Sequence[str] | str | None = None,
@@ -229,6 +265,7 @@ class Study:
         signs = [DIRECTIONS[name] for name in names]
         return pareto.hypervolume(_oriented(front, names), pareto.orient([corner], signs)[0])
 
+    @_from_parts_if_need_be
     def best(self, where: str | None = None, **constraints: float | None) -> Record | None:
         """The completed trial with the highest verified accuracy (validation) under constraints such as
         ``min_sparsity=0.9`` or ``max_macs=1e6``, any ``min_`` or ``max_`` of a numeric column; None when no trial meets
@@ -284,7 +321,7 @@ class Study:
         """The trials, from the events that decide what they are."""
         self._forget_old()
         if self._fold is None:
-            self._decisive = self.store.read_decisive()
+            self._decisive = self.store.read_decisive() if self._digested else self.store.read()
             self._fold = Fold(self._decisive.pieces)
             self._note(self._decisive)
         return self._fold
@@ -303,6 +340,11 @@ class Study:
         signature = self.store.signature()
         if signature != self._seen:
             self._seen, self._decisive, self._fold, self._all, self._problems = signature, None, None, None, ()
+            self._digested = True
+
+    def _leave_digests_aside(self, problem: str) -> None:
+        self._digested, self._decisive, self._fold = False, None, None
+        self._problems = (*self._problems, problem)
 
     def _note(self, snapshot: Snapshot) -> None:
         self._problems = tuple(dict.fromkeys([*self._problems, *snapshot.problems]))
