@@ -30,7 +30,7 @@ def check_installation(address: str | None, data_dir: str | None) -> list[dict[s
         _row(
             "auto_LiRPA",
             lirpa is not None,
-            lirpa or f"needed for alpha-CROWN and the second opinion: {auto_lirpa.INSTALL}",
+            lirpa or f"a second opinion on bounds, in tests: {auto_lirpa.INSTALL}",
         )
     )
     rows.append(_row("CPUs", True, str(os.cpu_count())))

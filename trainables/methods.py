@@ -39,7 +39,6 @@ from .pruning import (
     first_due,
 )
 from .starts import STARTS, Start
-from .verification import auto_lirpa
 
 FAMILIES: dict[str, Mapping[str, type[Any]]] = {
     "score": SCORES,
@@ -202,8 +201,6 @@ def check_space(spec: StudySpec, shape: tuple[int, ...], classes: int, *, allow_
     Raises:
         SpecError: naming the key and the rule it breaks.
     """
-    if "alpha-crown" in spec.verification.stages and auto_lirpa.installed_version() is None:
-        raise SpecError(f"verification.stages has alpha-crown, which needs auto_LiRPA: {auto_lirpa.INSTALL}")
     rng = np.random.default_rng(0)
 
     def at_end(end: int) -> Callable[[str, Parameter], Any]:

@@ -11,7 +11,7 @@ from sparsevlr.spaces import PRESETS, SpecError, StudySpec, TrialConfig, load_sp
 from sparsevlr.trainables import check_space
 from sparsevlr.trainables.errors import TrialError
 from sparsevlr.trainables.methods import Methods, dense_fingerprint, fingerprint
-from sparsevlr.trainables.verification import SoundnessError, auto_lirpa
+from sparsevlr.trainables.verification import SoundnessError
 
 FAMILIES = {"architecture": "mlp", "score": "magnitude", "distribution": "global", "schedule": "gradual", "loss": "ibp"}
 
@@ -103,13 +103,6 @@ def test_networks_that_cannot_be_bounded_in_training(tmp_path: Path, monkeypatch
     for name, message in (("dropout", "Dropout"), ("gelu", "GELU")):
         with pytest.raises(SpecError, match=message):
             check_space(study(architecture=f"networks_of_mine:{name}"), (1, 8, 8), 10, allow_code=True)
-
-
-def test_alpha_crown_needs_auto_lirpa(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto_lirpa, "installed_version", lambda: None)
-    spec = StudySpec.from_dict(study().to_dict() | {"verification": {"stages": ["ibp", "alpha-crown"]}})
-    with pytest.raises(SpecError, match="pip install --no-deps auto_LiRPA"):
-        check_space(spec, (1, 8, 8), 10)
 
 
 def test_a_default_leaves_no_fingerprint_and_anything_else_does() -> None:

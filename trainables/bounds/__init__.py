@@ -16,6 +16,7 @@ from .margins import logit_bounds, margin_bounds, margin_lower_bounds
 from .piecewise import PiecewiseLinear, reduce_margins
 from .relaxation import Interval
 from .relu import interval_relu
+from .slopes import optimised_margins
 from .tightness import Widths, widths_before_relus
 from .training import forward, interval_boxes, natural_and_interval, natural_pass, settle
 
@@ -48,6 +49,7 @@ __all__ = [
     "margin_lower_bounds",
     "natural_and_interval",
     "natural_pass",
+    "optimised_margins",
     "reduce_margins",
     "relu_states",
     "settle",

@@ -92,7 +92,7 @@ def crown_ibp_bounds(graph: Graph, box: Box, chosen: Mapping[int, Tensor]) -> li
         one `Interval` per node, each `(batch, *node.shape)`, nowhere looser than `interval_bounds`.
     """
     bounds = as_intervals(interval_bounds(graph, *box))
-    relaxations, exact = _relaxations(graph, bounds), _exact_nodes(graph)
+    relaxations, exact = relax_all(graph, bounds), _exact_nodes(graph)
     tightened = {
         index: _recomputed(graph, box, relaxations, index, bounds[index], neurons, tighten=True)
         for index, neurons in chosen.items()
@@ -106,7 +106,7 @@ def backward_margins(graph: Graph, box: Box, bounds: Sequence[Bounds], labels: T
 
     Differentiable in the weights, also by way of `bounds`.
     """
-    relaxations = _relaxations(graph, bounds)
+    relaxations = relax_all(graph, bounds)
     weight, bias = graph.last_linear.weight, graph.last_linear.bias
     classes = weight.shape[0]
     parts = []
@@ -115,7 +115,7 @@ def backward_margins(graph: Graph, box: Box, bounds: Sequence[Bounds], labels: T
         rows = (weight[true][:, None, :] - weight).flatten(0, 1)
         start = torch.zeros_like(rows[:, 0]) if bias is None else (bias[true][:, None] - bias).flatten()
         owner = samples.repeat_interleave(classes)
-        parts.append(_lower_bounds(graph, box, relaxations, graph.features, rows, start, owner).view(-1, classes))
+        parts.append(lower_bounds(graph, box, relaxations, graph.features, rows, start, owner).view(-1, classes))
     return torch.cat(parts) if parts else weight.new_zeros(0, classes)
 
 
@@ -132,10 +132,10 @@ def backward_combination(graph: Graph, box: Box, bounds: Sequence[Bounds], logit
     start = torch.zeros_like(logit_weights[:, 0]) if last.bias is None else logit_weights @ last.bias
     rows = logit_weights @ last.weight
     # One row per sample, in their order: a slice is a view, where indices would copy and their gradient would scatter.
-    return _lower_bounds(graph, box, _relaxations(graph, bounds), graph.features, rows, start, slice(None))
+    return lower_bounds(graph, box, relax_all(graph, bounds), graph.features, rows, start, slice(None))
 
 
-def _relaxations(graph: Graph, bounds: Sequence[Bounds]) -> dict[int, Relaxation]:
+def relax_all(graph: Graph, bounds: Sequence[Bounds]) -> dict[int, Relaxation]:
     return {
         index: relax(node.layer, bounds[node.inputs[0]])
         for index, node in enumerate(graph.nodes)
@@ -143,7 +143,7 @@ def _relaxations(graph: Graph, bounds: Sequence[Bounds]) -> dict[int, Relaxation
     }
 
 
-def _lower_bounds(
+def lower_bounds(
     graph: Graph,
     box: Box,
     relaxations: dict[int, Relaxation],
@@ -195,7 +195,7 @@ def _recomputed(
     for owner, neuron in zip(owners.split(size), neurons.split(size), strict=True):
         start, rows, bias = unit_rows(graph, index, neuron, interval.lower)
         rows, bias, owner = torch.cat([rows, -rows]), torch.cat([bias, -bias]), torch.cat([owner, owner])
-        below, above = _lower_bounds(graph, box, relaxations, start, rows, bias, owner).view(2, -1)
+        below, above = lower_bounds(graph, box, relaxations, start, rows, bias, owner).view(2, -1)
         found.append(torch.stack([below, -above]))
     lower, upper = torch.cat(found, 1)
     if tighten:

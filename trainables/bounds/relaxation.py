@@ -106,6 +106,18 @@ class _ThroughReLU(torch.autograd.Function):
         return where_above(by_positive, rows).add_(by_negative), None, grad_slope, chords * grad_bias
 
 
+class SlopedReLU(NamedTuple):
+    """`low * x <= relu(x) <= slope * (x + depth)`, each `(rows, *shape)`: a lower function of its own for each row."""
+
+    low: Tensor
+    slope: Tensor
+    depth: Tensor
+
+    def backward(self, rows: Tensor, owner: Tensor | slice, inputs: torch.Size) -> tuple[Tensor, Tensor]:
+        chords = rows.clamp_max(0) * self.slope
+        return rows.relu() * self.low + chords, (chords * self.depth).flatten(1).sum(1)
+
+
 class MaxRelaxation(NamedTuple):
     """`x[chosen] <= max <= exact * x[chosen] + constant`, each `(batch, channels, height, width)` of the output.
 
@@ -126,7 +138,7 @@ class MaxRelaxation(NamedTuple):
         return flat.view(rows.shape[0], *inputs), bias
 
 
-Relaxation = ReLURelaxation | MaxRelaxation
+Relaxation = ReLURelaxation | SlopedReLU | MaxRelaxation
 
 
 def relax(layer: nn.Module, before: Bounds) -> Relaxation:

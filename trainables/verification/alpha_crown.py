@@ -1,4 +1,4 @@
-"""alpha-CROWN as a verifier, through auto_LiRPA."""
+"""alpha-CROWN as a verifier."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -6,34 +6,33 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from ..bounds import Box, Graph, crown_bounds, magnitudes
-from .auto_lirpa import Method, lirpa_margins
+from ..bounds import TOLERANCE, Box, Graph, crown_bounds, magnitudes, optimised_margins
 from .base import MarginBounds, Verifier
 
 
 @final
 @dataclass(frozen=True)
 class AlphaCrown(Verifier):
-    """CROWN with the lower slope of every unstable neuron optimised by gradient steps. This is done for the bounds of
-    the margins; those before the ReLUs stay as CROWN finds them.
+    """CROWN with the lower slope of every unstable neuron optimised by gradient steps, for each margin that CROWN does
+    not prove. The bounds before the ReLUs stay as CROWN finds them.
 
     Requires:
-        auto_LiRPA, and a network that its installed version can bound.
+        a network of the layers that CROWN can bound.
     Returns:
-        margins at least about as tight as CROWN's, at several times its cost.
+        margins at least as tight as CROWN's, at several times its cost.
     Sound:
-        yes, up to rounding by less than `TOLERANCE`.
+        yes, beyond rounding: see `TOLERANCE`.
     Complete:
         no.
     Reference:
         Xu et al. 2021, "Fast and Complete: Enabling Complete Verification with Rapid and Massively Parallel Incomplete
-        Verifiers", arXiv 2011.13824.
+        Verifiers", arXiv 2011.13824, who optimise the bounds before ReLUs as well.
 
     Attributes:
         iterations: gradient steps; a budget in steps, not in seconds, so that results repeat.
     """
 
-    description: ClassVar[str] = "CROWN with optimised slopes, through auto_LiRPA"
+    description: ClassVar[str] = "CROWN with optimised slopes, for the margins that CROWN leaves"
 
     iterations: int = 20
 
@@ -44,6 +43,7 @@ class AlphaCrown(Verifier):
     def margins(self, graph: Graph, box: Box, labels: Tensor) -> MarginBounds:
         with torch.no_grad():
             bounds = crown_bounds(graph, box, tighten=True)
-            sizes = magnitudes(graph, bounds)
-        lower = lirpa_margins(graph, box, labels, Method.alpha_crown, iterations=self.iterations, bounds=bounds)
-        return MarginBounds(lower, sizes)
+            scale = magnitudes(graph, bounds)
+        enough = TOLERANCE[scale.dtype] * scale
+        lower = optimised_margins(graph, box, bounds, labels, enough, iterations=self.iterations)
+        return MarginBounds(lower, scale)

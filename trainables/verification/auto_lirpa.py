@@ -1,4 +1,4 @@
-"""The one place that imports auto_LiRPA: the independent second opinion on bounds, and alpha-CROWN.
+"""The one place that imports auto_LiRPA: the independent second opinion on bounds.
 
 auto_LiRPA 0.3 is the only release in the registry. Its code is older than the torch and numpy it runs on here and looks
 for a few names that have moved since; `needed_patches` puts back those that are missing, before the import. Newer
@@ -14,7 +14,7 @@ import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ...spaces.architectures.layers import Reshape
-from ..bounds import Box, Graph, Interval, Node, interval_bounds
+from ..bounds import Box, Graph, Node
 from .base import Unsupported
 from .lirpa_patches import accept_remove_duplicate, needed_patches
 
@@ -39,15 +39,7 @@ class Method(enum.Enum):
     alpha_crown = "CROWN-Optimized"
 
 
-def lirpa_margins(
-    graph: Graph,
-    box: Box,
-    labels: Tensor,
-    method: Method,
-    *,
-    iterations: int = 20,
-    bounds: Sequence[Interval] | None = None,
-) -> Tensor:
+def lirpa_margins(graph: Graph, box: Box, labels: Tensor, method: Method, *, iterations: int = 20) -> Tensor:
     """Lower bounds of `logit_y - logit_k` by auto_LiRPA, `(batch, classes)`, 0 at k = y, in the dtype of the network.
 
     The network is copied with its weights as they are, so masks must be in the weights already (`trace` sees to it).
@@ -56,8 +48,6 @@ def lirpa_margins(
         box: the input boxes, each `(batch, *shape)`.
         labels: `(batch,)`.
         iterations: gradient steps of alpha-CROWN.
-        bounds: of every node over the boxes; for alpha-CROWN alone, which takes those before ReLUs as they are. Without
-            them it optimises these bounds as well: a little tighter, at some hundred times the cost.
 
     Raises:
         Unsupported: auto_LiRPA is missing, or cannot bound this network by this method.
@@ -74,33 +64,15 @@ def lirpa_margins(
         # These take unstable neurons from the whole batch, which makes bounds depend on who else is in it.
         "sparse_intermediate_bounds": False,
         "sparse_conv_intermediate_bounds": False,
-        "optimize_bound_args": {"iteration": iterations, "lr_alpha": 0.1, "init_alpha": bounds is None},
+        "optimize_bound_args": {"iteration": iterations, "lr_alpha": 0.1},
     }
     with _quiet(), _default_dtype(weight.dtype), torch.set_grad_enabled(method is Method.alpha_crown):
         example = torch.zeros(1, *graph.nodes[0].shape, dtype=weight.dtype, device=weight.device)
         bounded = library.BoundedModule(_plain_copy(graph.network), example, bound_opts=options, device=weight.device)
         region = library.PerturbationLpNorm(norm=np.inf, x_L=box.lower, x_U=box.upper)
-        asked: dict[str, Any] = {"x": (library.BoundedTensor(box.centre, region),), "bound_upper": False}
-        if bounds is not None:
-            asked["intermediate_layer_bounds"] = _named_bounds(bounded, graph, box, bounds)
-            bounded.init_slope(c=differences, **asked)
-        lower, _ = bounded.compute_bounds(C=differences, method=method.value, **asked)
+        inputs = (library.BoundedTensor(box.centre, region),)
+        lower, _ = bounded.compute_bounds(x=inputs, C=differences, method=method.value, bound_upper=False)
     return lower.detach()
-
-
-def _named_bounds(bounded: Any, graph: Graph, box: Box, bounds: Sequence[Interval]) -> dict[str, tuple[Tensor, Tensor]]:
-    """The bounds before each ReLU under the library's name of the node. Both list ReLUs in the order in which they run;
-    that they mean the same ones is checked on the values at the centres."""
-    ours = [node.inputs[0] for node in graph.nodes if _is_relu(node)]
-    with torch.no_grad():
-        bounded(box.centre)
-        values = interval_bounds(graph, box.centre, torch.zeros_like(box.centre))
-    theirs = [node.inputs[0] for node in bounded.children() if type(node).__name__ == "BoundRelu"]
-    for node, index in zip(theirs, ours, strict=True):
-        mine, found = values[index].centre, node.forward_value
-        if found.shape != mine.shape or not torch.allclose(found, mine, rtol=1e-3, atol=1e-3 * float(mine.abs().max())):
-            raise Unsupported("auto_LiRPA's ReLUs of this network are not in the order in which they run")
-    return {node.name: bounds[index] for node, index in zip(theirs, ours, strict=True)}
 
 
 def installed_version() -> str | None:
