@@ -63,7 +63,7 @@ def bfloat16_ratio() -> float:
         began = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
             y = layer(x)
-        y.float().sum().backward()  # type: ignore[no-untyped-call]
+        y.float().sum().backward()
         return time.perf_counter() - began
 
     return min(seconds(True) for _ in range(5)) / min(seconds(False) for _ in range(5))
