@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from . import paths
 from .errors import StorageError
 from .fold import IDENTITY, MEASURED, Fold
-from .location import STORAGE_ERRORS, reason_of
+from .location import STORAGE_ERRORS, reason_of, storage_errors
 from .parts import PartFile, conform, stream_to_bytes
 from .pieces import EVENT_SCHEMA, SLICE_ROWS, SUMMARY, TRIAL, Events, Mask, Positions, Trials, flags
 from .record import CHOICES, STATES
@@ -101,9 +101,12 @@ class DigestFile(PartFile):
     def _corrupt(self) -> Iterator[None]:
         try:
             yield
-        except CorruptDigest:
+        except StorageError:
             raise
         except (*STORAGE_ERRORS, ValueError) as error:
+            # Corrupt pages and a storage that does not answer look alike: the file is asked once more.
+            with storage_errors(f"read {self._shown}", "try again once the storage answers"):
+                self._source.read_at(1, 0)
             raise CorruptDigest(
                 f"{self._shown} is corrupt ({reason_of(error)}); remove it, the parts hold the same events"
             ) from error

@@ -64,7 +64,7 @@ def _from_parts_if_need_be(
         try:
             return method(study, *args, **kwargs)
         except CorruptDigest as error:
-            study._leave_digests_aside(str(error))
+            study._corrupt, study._decisive, study._fold = str(error), None, None
             return method(study, *args, **kwargs)
 
     return answer
@@ -82,7 +82,8 @@ class Study:
         self._fold: Fold | None = None
         self._all: Fold | None = None
         self._problems: tuple[str, ...] = ()
-        self._digested = True
+        # What is wrong with a digest: then all answers are from the parts.
+        self._corrupt: str | None = None
 
     @property
     def uri(self) -> str:
@@ -111,7 +112,7 @@ class Study:
     def problems(self) -> tuple[str, ...]:
         """One line per file or line that answers so far needed and that cannot be read; everything else is in them."""
         self._read()
-        return self._problems
+        return self._problems if self._corrupt is None else (*self._problems, self._corrupt)
 
     @property
     @_from_parts_if_need_be
@@ -321,7 +322,7 @@ class Study:
         """The trials, from the events that decide what they are."""
         self._forget_old()
         if self._fold is None:
-            self._decisive = self.store.read_decisive() if self._digested else self.store.read()
+            self._decisive = self.store.read() if self._corrupt else self.store.read_decisive()
             self._fold = Fold(self._decisive.pieces)
             self._note(self._decisive)
         return self._fold
@@ -340,11 +341,6 @@ class Study:
         signature = self.store.signature()
         if signature != self._seen:
             self._seen, self._decisive, self._fold, self._all, self._problems = signature, None, None, None, ()
-            self._digested = True
-
-    def _leave_digests_aside(self, problem: str) -> None:
-        self._digested, self._decisive, self._fold = False, None, None
-        self._problems = (*self._problems, problem)
 
     def _note(self, snapshot: Snapshot) -> None:
         self._problems = tuple(dict.fromkeys([*self._problems, *snapshot.problems]))

@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -366,8 +367,29 @@ def test_a_digest_whose_pages_are_corrupt_is_named_and_the_parts_answer(store, m
     (problem,) = study.problems
     assert problem.startswith(f"{first} is corrupt (")
     assert "\n" not in problem
-    first.unlink()
-    assert study.pareto_front().to_pylist() == expected
+    # Nor does it need a digest while the study grows.
+    with Store.open(store.uri, readonly=False) as again:
+        again.append(make_trial("late", 0.999, 0.001))
+    assert len(study.pareto_front()) == len(expected) + 1
+    assert study.problems[-1] == problem
+
+
+def test_a_digest_that_does_not_answer_is_not_called_corrupt(store, make_trial, small, monkeypatch):
+    fill(store, make_trial, 12)
+    store.close()
+    store.merge()
+    study = open_study(store.uri)
+    assert study.states()
+
+    def away(self, *arguments):
+        raise OSError("AWS Error NETWORK_CONNECTION")
+
+    monkeypatch.setattr(DigestFile, "_read", away)
+    (digest,) = [piece for piece in study._decisive.pieces.pieces if isinstance(piece, DigestFile)]
+    monkeypatch.setattr(digest, "_source", SimpleNamespace(read_at=away))
+    with pytest.raises(StorageError, match="try again once the storage answers"):
+        study.pareto_front()
+    assert study.problems == ()
 
 
 def test_columns_of_a_newer_version_are_not_merged_away(store, make_trial, small, monkeypatch):

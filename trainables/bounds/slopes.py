@@ -37,7 +37,7 @@ def optimised_margins(
     owners, others = wanted.nonzero(as_tuple=True)
     for owner, other in zip(*(part.split(_rows(graph)) for part in (owners, others)), strict=True):
         found = _optimised(graph, box, relaxations, labels[owner], other, owner, enough[owner], iterations)
-        lower[owner, other] = torch.maximum(lower[owner, other], found)
+        lower[owner, other] = torch.fmax(lower[owner, other], found)
     return lower
 
 
@@ -68,7 +68,7 @@ def _optimised(
             chosen[index] = SlopedReLU(low, slope, depth)
             lows.append(low)
             undecided.append((slope > 0) & (depth > 0))
-    best = torch.full_like(start, -torch.inf)
+    best, done = torch.full_like(start, -torch.inf), torch.zeros_like(start, dtype=torch.bool)
     if not lows:
         return best
     optimizer = torch.optim.Adam(lows, RATE)
@@ -77,8 +77,10 @@ def _optimised(
         with torch.enable_grad():
             value = lower_bounds(graph, box, chosen, graph.features, rows, start, owner)
             gradients = torch.autograd.grad(-value.sum(), lows)
-        best = torch.maximum(best, value.detach())
-        if bool((best > enough).all()):
+        # What is done stays as it is, whatever else is in the batch.
+        best = torch.where(done, best, torch.fmax(best, value.detach()))
+        done = best > enough
+        if bool(done.all()):
             break
         with torch.no_grad():
             for low, gradient, open_ in zip(lows, gradients, undecided, strict=True):

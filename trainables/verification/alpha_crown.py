@@ -21,7 +21,7 @@ class AlphaCrown(Verifier):
     Returns:
         margins at least as tight as CROWN's, at several times its cost.
     Sound:
-        yes, beyond rounding: see `TOLERANCE`.
+        yes, up to rounding by less than `TOLERANCE`.
     Complete:
         no.
     Reference:

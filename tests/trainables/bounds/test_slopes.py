@@ -73,6 +73,15 @@ def test_what_is_enough_is_left_as_it_is() -> None:
     assert torch.equal(_optimised(graph, box, labels, enough=-torch.inf), crown)
 
 
+def test_a_margin_does_not_depend_on_the_batch() -> None:
+    graph, box, labels = _random(3)
+    enough = 0.2 * float(crown_margins(graph, box, labels).detach().abs().max())
+    together = _optimised(graph, box, labels, enough=enough)
+    for sample in range(8):
+        alone = _optimised(graph, box.pick(slice(sample, sample + 1)), labels[sample : sample + 1], enough=enough)
+        assert torch.allclose(alone[0], together[sample], atol=1e-5)
+
+
 def test_more_steps_are_no_looser() -> None:
     graph, box, labels = _random(2)
     margins = [_optimised(graph, box, labels, iterations=steps) for steps in (1, 5, 25)]
