@@ -124,6 +124,8 @@ def test_a_driver_that_slept_stops_and_nothing_it_wrote_too_late_counts(study: P
         time.sleep(0.02)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGSTOP)
+    # A thread may run on for a moment.
+    os.waitpid(process.pid, os.WUNTRACED)
     store = opened(study)
     with store.lead():
         before = ids(study)

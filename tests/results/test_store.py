@@ -405,7 +405,9 @@ def test_events_of_a_newer_schema_version_are_refused_by_file(store, where):
         table = table.set_column(table.column_names.index("schema_version"), "schema_version", pa.array([2]))
         file = store.location.local / (paths.PARTS if where == "part" else paths.DIGESTS) / part.name
         file.parent.mkdir(exist_ok=True)
-        pq.write_table(table.append_column("trial", pa.array([0])), file)
+        for column in ("trial", "summary", "place"):
+            table = table.append_column(column, pa.array([0]))
+        pq.write_table(table, file)
     with pytest.raises(StudyError) as error:
         open_study(store.uri).trials()
     assert str(error.value) == f"{file} has schema version 2, this sparsevlr reads up to 1; install a newer one"

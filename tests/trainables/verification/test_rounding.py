@@ -20,6 +20,7 @@ from sparsevlr.trainables.verification import (
     verified_over_grid,
     verify,
 )
+from sparsevlr.trainables.verification.crown import Crown
 from sparsevlr.trainables.verification.ibp import Ibp
 
 
@@ -54,11 +55,19 @@ def test_a_claim_that_is_false_but_for_rounding_is_caught(stages: tuple[str, ...
     assert over_grid.tolist() == [0.0, 0.0]
 
 
-def test_what_cannot_be_repeated_in_float64_is_unknown_for_rounding() -> None:
-    options = CascadeOptions(stages=("alpha-crown",), alpha_iterations=2)
+def test_what_cannot_be_repeated_in_float64_is_unknown_for_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    margins = Crown.margins
+
+    def in_single(self: Crown, graph: Graph, box: Box, labels: Tensor) -> MarginBounds:
+        if box.centre.dtype == torch.float64:
+            raise Unsupported("nobody bounds it in float64")
+        return margins(self, graph, box, labels)
+
+    monkeypatch.setattr(Crown, "margins", in_single)
+    options = CascadeOptions(stages=("crown",))
     found = verify(_absorbing(), X, LABEL, epsilon=0.01, low=0, high=1, options=options)
     assert found.cause[0] == Cause.rounding
-    assert found.reason[0].startswith("alpha-crown: a margin is within rounding of 0, and auto_LiRPA's")
+    assert found.reason[0] == "crown: a margin is within rounding of 0, and nobody bounds it in float64"
 
 
 def _exact_margin(network: nn.Linear, x: Tensor, epsilon: float) -> Fraction:
