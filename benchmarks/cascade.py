@@ -6,8 +6,8 @@
 1,000 test images each, cnn-small, trained by IBP or SABR at epsilon 0.1 or by PGD at 0.02. The cascade ends with
 alpha-CROWN on whatever its cheaper stages leave undecided, with as many gradient steps as the baseline. Both take the
 bounds before ReLUs from CROWN. The baseline is run in batches of the size that is fastest for it on 64 images, tried
-first. auto_LiRPA by itself optimises the bounds before ReLUs too, at some hundred times the cost: this is measured on
-the first few samples. Processor seconds of one thread. Networks are kept in build/ and trained again where they are not
+first. auto_LiRPA by itself optimises the bounds before ReLUs too, which costs far more: this is measured on the first
+few samples. Processor seconds of one thread. Networks are kept in build/ and trained again where they are not
 there: the seed makes them the same.
 """
 

@@ -14,9 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .configs import absent, bears, entries
-
-_AT_ONCE = 65_536
+from .configs import AT_ONCE, absent, bears, entries
 
 _COMPARE = {
     "==": pc.equal,
@@ -75,8 +73,8 @@ class Rows:
 
     def bear(self, name: str) -> bool:
         """Whether any configuration has such a name; no more of them are read than it takes to know."""
-        starts = range(0, len(self.table), _AT_ONCE)
-        return any(bears(self.table.slice(start, _AT_ONCE)["config"], name) for start in starts)
+        starts = range(0, len(self.table), AT_ONCE)
+        return any(bears(self.table.slice(start, AT_ONCE)["config"], name) for start in starts)
 
     def values(self, reference: Reference, kind: type) -> pa.Array | pa.ChunkedArray:
         """A column, NaN as null; of configurations the values of the wanted kind (str, float, bool), others as null."""

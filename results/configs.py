@@ -13,7 +13,7 @@ import pyarrow.json
 
 from .untrusted import parse_json
 
-_AT_ONCE = 65_536
+AT_ONCE = 65_536
 _KINDS: dict[type, pa.DataType] = {str: pa.string(), float: pa.float64(), bool: pa.bool_()}
 
 
@@ -53,8 +53,8 @@ def names(configs: pa.ChunkedArray) -> list[str]:
 
 def _slices(configs: pa.ChunkedArray) -> Iterator[pa.Array]:
     for chunk in configs.chunks:
-        for start in range(0, len(chunk), _AT_ONCE):
-            yield chunk.slice(start, _AT_ONCE)
+        for start in range(0, len(chunk), AT_ONCE):
+            yield chunk.slice(start, AT_ONCE)
 
 
 def _parsed(texts: pa.Array, name: str, kind: type) -> pa.Array | None:

@@ -20,7 +20,7 @@ from .errors import StorageError
 from .fold import IDENTITY, MEASURED, Fold
 from .location import STORAGE_ERRORS, reason_of, storage_errors
 from .parts import PartFile, conform, stream_to_bytes
-from .pieces import EVENT_SCHEMA, SLICE_ROWS, SUMMARY, TRIAL, Events, Mask, Positions, Trials, flags
+from .pieces import EVENT_SCHEMA, SLICE_ROWS, SUMMARY, TRIAL, Events, Mask, Positions, Trials, flags, inverse
 from .record import CHOICES, STATES
 
 PLACE = "place"
@@ -74,9 +74,7 @@ class DigestFile(PartFile):
         with self._corrupt():
             rows = self._rows[positions]
             order = np.argsort(rows)
-            back = np.empty_like(order)
-            back[order] = np.arange(len(order))
-            table = pa.concat_tables(super().at(names, rows[order])).take(pa.array(back))
+            table = pa.concat_tables(super().at(names, rows[order])).take(pa.array(inverse(order)))
         yield table
 
     @cached_property

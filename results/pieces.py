@@ -45,6 +45,7 @@ class Piece(ABC):
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    @final
     def slices(self, names: Sequence[str]) -> Iterator[pa.Table]:
         """Those columns in their order, about `SLICE_ROWS` at a time."""
         yield from (self.read(names, groups) for groups in self._slices(range(len(self.starts) - 1)))
@@ -112,9 +113,7 @@ class Loaded(Piece):
             return found
         first = np.unique(found.codes, return_index=True)[1]
         order = np.argsort(self._table[TRIAL].to_numpy()[first], kind="stable")
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        return Trials(found.ids.take(pa.array(order)), rank[found.codes])
+        return Trials(found.ids.take(pa.array(order)), inverse(order)[found.codes])
 
     def read(self, names: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
         return self._table.select(names)
@@ -202,6 +201,13 @@ def _numbered(lists: Sequence[pa.Array]) -> tuple[pa.Array, Positions]:
     place[fresh] = len(first) + np.arange(np.count_nonzero(fresh))
     ids = pa.concat_arrays([first, few.dictionary.filter(pa.array(fresh))])
     return ids, np.concatenate([np.arange(len(first)), place[few.indices.to_numpy()]])
+
+
+def inverse(order: Positions) -> Positions:
+    """Of each number from 0 its place in a permutation of them."""
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    return places
 
 
 def flags(column: pa.ChunkedArray) -> Mask:

@@ -154,6 +154,16 @@ def test_check_names_what_is_missing_and_how_to_get_it(run: Any, tmp_path: Path)
     assert "train_32x32.mat" in rows["data svhn"]["detail"]
 
 
+@pytest.mark.parametrize(("ratio", "there"), [(0.6, "yes"), (8.0, "no")])
+def test_check_advises_against_bfloat16_where_it_is_slower(
+    run: Any, monkeypatch: pytest.MonkeyPatch, ratio: float, there: str
+) -> None:
+    monkeypatch.setattr("sparsevlr.search.check.bfloat16_ratio", lambda: ratio)
+    row = next(row for row in json.loads(run("check", "--json").out) if row["what"] == "bfloat16")
+    assert row["there"] == there
+    assert ("precision float32" in row["detail"]) == (there == "no")
+
+
 def spec_file(folder: Path, content: object) -> str:
     path = folder / "study.yaml"
     path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))

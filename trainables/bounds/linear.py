@@ -136,6 +136,7 @@ def backward_combination(graph: Graph, box: Box, bounds: Sequence[Bounds], logit
 
 
 def relax_all(graph: Graph, bounds: Sequence[Bounds]) -> dict[int, Relaxation]:
+    """The relaxation of each nonlinear layer, by its node, given the bounds of its input."""
     return {
         index: relax(node.layer, bounds[node.inputs[0]])
         for index, node in enumerate(graph.nodes)

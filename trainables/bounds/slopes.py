@@ -35,14 +35,11 @@ def optimised_margins(
         relaxations = relax_all(graph, bounds)
     wanted = (lower <= enough[:, None]).scatter(1, labels[:, None], False)
     owners, others = wanted.nonzero(as_tuple=True)
-    for owner, other in zip(*(part.split(_rows(graph)) for part in (owners, others)), strict=True):
+    size = max(1, rows_at_once(graph) // _GRADIENT_SHARE)
+    for owner, other in zip(owners.split(size), others.split(size), strict=True):
         found = _optimised(graph, box, relaxations, labels[owner], other, owner, enough[owner], iterations)
         lower[owner, other] = torch.fmax(lower[owner, other], found)
     return lower
-
-
-def _rows(graph: Graph) -> int:
-    return max(1, rows_at_once(graph) // _GRADIENT_SHARE)
 
 
 def _optimised(
@@ -73,15 +70,15 @@ def _optimised(
         return best
     optimizer = torch.optim.Adam(lows, RATE)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, DECAY)
-    for _ in range(iterations + 1):
-        with torch.enable_grad():
+    for step in range(iterations + 1):
+        with torch.set_grad_enabled(step < iterations):
             value = lower_bounds(graph, box, chosen, graph.features, rows, start, owner)
-            gradients = torch.autograd.grad(-value.sum(), lows)
         # What is done stays as it is, whatever else is in the batch.
         best = torch.where(done, best, torch.fmax(best, value.detach()))
         done = best > enough
-        if bool(done.all()):
+        if step == iterations or bool(done.all()):
             break
+        gradients = torch.autograd.grad(-value.sum(), lows)
         with torch.no_grad():
             for low, gradient, open_ in zip(lows, gradients, undecided, strict=True):
                 low.grad = gradient * open_

@@ -70,10 +70,9 @@ class _Folded(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         rows, weight = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[1]
-        grad_weight = conv2d_weight(grads[0], weight.shape, rows, *ctx.where) if wanted else None
+        grad_weight = conv2d_weight(grads[0], weight.shape, rows, *ctx.where)
         return F.conv2d(grads[0], weight, None, *ctx.where), grad_weight, None, None
 
 
