@@ -73,15 +73,16 @@ def _optimised(
     for step in range(iterations + 1):
         with torch.set_grad_enabled(step < iterations):
             value = lower_bounds(graph, box, chosen, graph.features, rows, start, owner)
+            total = value.sum()
         # What is done stays as it is, whatever else is in the batch.
         best = torch.where(done, best, torch.fmax(best, value.detach()))
         done = best > enough
         if step == iterations or bool(done.all()):
             break
-        gradients = torch.autograd.grad(-value.sum(), lows)
+        gradients = torch.autograd.grad(total, lows)
         with torch.no_grad():
             for low, gradient, open_ in zip(lows, gradients, undecided, strict=True):
-                low.grad = gradient * open_
+                low.grad = -gradient * open_
             optimizer.step()
             schedule.step()
             for low in lows:
