@@ -266,7 +266,7 @@ def _wait_for(driver: Driver, study: Path, strike: Strike, known: int) -> bool:
                 return False
         opened = open_study(study)
         while len(opened.events()) < strike.after:
-            if driver.wait(0.005):
+            if driver.wait(0.02):
                 return False
         moment = time.monotonic() + strike.delay * MOMENT_SECONDS
     return not driver.wait(moment - time.monotonic())

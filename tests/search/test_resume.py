@@ -27,7 +27,8 @@ PROGRAM = [
 
 def test_a_study_that_is_killed_again_and_again_ends_as_one_that_never_was(tmp_path: Path) -> None:
     # Trials that last long enough to be struck.
-    content = SPEC | {"epochs": 16, "batch_size": 16, "scheduler": {"kind": "stopping", "eta": 2, "first_rung": 4}}
+    scheduler = {"kind": "stopping", "eta": 2, "first_rung": 2}
+    content = SPEC | {"trials": 5, "epochs": 8, "batch_size": 16, "scheduler": scheduler}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
     whole = search(StudySpec.from_dict(json.loads(json.dumps(content))), str(tmp_path / "whole"))
     strikes = plan(3, events=len(whole.events()), seed=2309)

@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 from sparsevlr.results import Record, StorageError, Store, StudyError, open_study
 from sparsevlr.results.record import from_table
 from sparsevlr.search.ray_adapters import StudyScheduler, StudySearcher
+from sparsevlr.search.sampler import STARTUP_TRIALS
 from sparsevlr.search.study_run import StudyRun
 from sparsevlr.spaces import StudySpec, TrialConfig
 
@@ -118,7 +119,10 @@ WITH_LIMITS = [("random", {"compute_seconds": 16.0}), ("random", {"stagnation": 
 def test_a_study_that_is_cut_after_any_event_goes_on_as_if_it_were_not(
     sampler: str, kind: str, limits: dict[str, float]
 ) -> None:
-    spec = tiny(sampler=sampler, scheduler={"kind": kind, "eta": 2, "first_rung": 1}, limits=limits)
+    # Each question to the model of a Gaussian process takes seconds.
+    trials = STARTUP_TRIALS + 2 if sampler == "gp" else 14
+    scheduler = {"kind": kind, "eta": 2, "first_rung": 1}
+    spec = tiny(trials=trials, sampler=sampler, scheduler=scheduler, limits=limits)
     whole = Memory()
     run = StudyRun(spec, whole)
     run_one_after_the_other(run, spec)
