@@ -126,6 +126,7 @@ def one(nodes: int, slots: int, trials: int) -> dict[str, Any]:
         "driver_processor_share": round((inside[-1][1] - inside[0][1]) / seconds, 4),
         "memory_free_before_gb": round(free, 2),
         "memory_gb": round(free - min(mark[2] for mark in marks), 2),
+        "machine": machine(),
         "states": {state: study.trials()["state"].to_pylist().count(state) for state in ("completed", "failed")},
     }
 
