@@ -61,7 +61,8 @@ def search(
 
     Raises:
         SpecError: the spec is impossible, or does not fit its data.
-        StudyError: the study exists already.
+        StudyError: the study exists already; or workers died, again and again, that measured its front on the test
+            split, which `resume` does then.
         StorageError: its storage fails, now or later: it can be resumed then.
     """
     data = checked_data(spec, data_dir, allow_code)
@@ -230,17 +231,22 @@ def _score_front_on_test(run: StudyRun, store: Store, data: Any, allow_code: boo
     """Measure the validation front on the test split, each trial once; the search never sees these rows."""
     score = as_trials_run(run.spec, scored_on_test)
     rows = {score.remote(run.spec.to_dict(), row, data, store.location, allow_code): row for row in _untested(store)}
-    waiting = list(rows)
+    waiting, lost = list(rows), {}
     while waiting:
         done, waiting = ray.wait(waiting)
         try:
-            record = ray.get(done[0])
+            run.tested(ray.get(done[0]))
         except RayError as error:
             if isinstance(error, RayTaskError) and isinstance(error.cause, StorageError):
                 raise error.cause from error
             # Its worker died, again and again: Ray retries such tasks by itself.
-            record = _without_figures(rows[done[0]], error)
-        run.tested(record)
+            lost[rows[done[0]]["trial_id"]] = " ".join(str(error).split()).rstrip(".")
+    if lost:
+        reason = next(iter(lost.values()))
+        raise StudyError(
+            f"the workers that measured trials {', '.join(sorted(lost))} on the test split died ({reason}); "
+            f"all else is stored, and sparsevlr resume {store.uri} measures them again"
+        )
 
 
 def scored_on_test(spec: dict[str, Any], *arguments: Any) -> Record:

@@ -1,6 +1,7 @@
 """A driver that is killed, and a study that goes on."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import pytest
 import yaml
 from killing import check, plan, timeless, torment
 
-from sparsevlr.results import StudyMissing, open_study
-from sparsevlr.search import resume, search
+from sparsevlr.results import StudyError, StudyMissing, open_study
+from sparsevlr.search import engine, resume, search
 from sparsevlr.spaces import StudySpec
 
 from .conftest import TINY
@@ -38,10 +39,18 @@ def test_a_study_that_is_killed_again_and_again_ends_as_one_that_never_was(tmp_p
     assert {name: found for name, found in check(open_study(tmp_path / "killed"), whole).items() if found} == {}
 
 
-def test_a_finished_study_is_extended_and_its_front_measured_once(tmp_path: Path) -> None:
+def test_a_finished_study_is_extended_and_its_front_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = StudySpec.from_dict(json.loads(json.dumps(SPEC)) | {"trials": 4})
-    first = search(spec, str(tmp_path / "study"))
-    before = timeless(first.events())
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "scored_on_test", lambda *arguments: os._exit(1))
+        with pytest.raises(StudyError, match=r"on the test split died .*; all else is stored, and sparsevlr resume"):
+            search(spec, str(tmp_path / "study"))
+    searched = timeless(open_study(tmp_path / "study").events())
+    assert not [row for row in searched if row["split"] == "test"]
+    before = timeless(resume(str(tmp_path / "study")).events())
+    assert before[: len(searched)] == searched
     assert timeless(resume(str(tmp_path / "study")).events()) == before
     longer = resume(str(tmp_path / "study"), more_trials=3)
     assert len(longer.trials()) == 7
