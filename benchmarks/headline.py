@@ -3,18 +3,21 @@
     python benchmarks/headline.py tune [--epochs 10] [--workers 1]                # nine times cnn-small; resumable
     python benchmarks/headline.py run [--epochs 30] [--sparsities 0.95 0.99 0]    # resumable; an hour or more each
     python benchmarks/headline.py run --precision bfloat16                        # where `sparsevlr check` says so
+    python benchmarks/headline.py pack                                            # the state of what was cut
     python benchmarks/headline.py report                                          # table from the checked-in raw data
 
 IBP with the regularisers of Shi et al., Adam with two drops of the learning rate, gradual magnitude pruning by LAMP
 over the ramp, one seed. `tune` compares settings on cnn-small at 95 % by the validation split. All test
-images are attacked and verified in float32. A training that is cut goes on from its last checkpoint, which is in build/
-and not checked in.
+images are attacked and verified in float32. A training that is cut goes on after its last epoch, from build/ or, on
+another machine, from what `pack` has put beside the raw data.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import tempfile
 import time
 from dataclasses import dataclass
 from itertools import count
@@ -26,13 +29,14 @@ from machine import machine
 from trainings import Line, in_process, lines_of, train_all, verified
 
 from sparsevlr.results.location import locate
-from sparsevlr.results.paths import STATE, checkpoint_path
+from sparsevlr.results.paths import STATE
 from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset
 from sparsevlr.trainables import Trial
 from sparsevlr.trainables.errors import Left
 
 RAW = Path(__file__).parent / "results" / "headline"
 SCRATCH = Path(__file__).parents[1] / "build" / "headline"
+PACKED = RAW / "unfinished"
 SPEC: dict[str, Any] = {
     "data": "fashion-mnist",
     "epsilon": 0.1,
@@ -124,6 +128,8 @@ class Run:
     def line(self) -> Line:
         torch.set_num_threads(1)
         folder = SCRATCH / self.name
+        if (packed := PACKED / f"{self.name}.tar.xz").exists() and not folder.exists():
+            shutil.unpack_archive(packed, folder)
         folder.mkdir(parents=True, exist_ok=True)
         study, chosen = CHOSEN
         own = {"epochs": self.epochs, "precision": self.precision, "seed": self.seed}
@@ -131,10 +137,8 @@ class Run:
         config = TrialConfig(trial_id="one", seed=self.seed, values=VALUES | chosen | {"sparsity": self.sparsity})
         location = locate(folder)
         trial = Trial(config, spec, load_dataset(spec.data), location=location)
-        paths = [checkpoint_path("one", f"rung-{rung}") for rung in range(len(spec.rungs))]
-        if left := [path for path in paths if location.has(f"{path}/{STATE}")]:
-            trial.restore(left[-1])
-        trial.restore_left()
+        if kept := checkpoints(folder):
+            trial.restore(kept[max(kept)])
         history = folder / "validation.jsonl"
         while not trial.finished:
             asked = count()
@@ -178,6 +182,28 @@ def run(epochs: int, precision: str, sparsities: list[float]) -> None:
         print(one.name, f"{line['test']['verified_accuracy']:.2%} verified on test", flush=True)
 
 
+def checkpoints(folder: Path) -> dict[int, str]:
+    """Path of each checkpoint in the folder of a training, by its epoch."""
+    found = folder.rglob(STATE)
+    return {json.loads(path.read_text())["epoch"]: path.parent.relative_to(folder).as_posix() for path in found}
+
+
+def pack() -> None:
+    """The last checkpoint of every training that has not come to its end, and what it was worth so far."""
+    PACKED.mkdir(parents=True, exist_ok=True)
+    for folder in SCRATCH.iterdir():
+        name = folder.name
+        if name in lines_of(RAW / "fashion-mnist.jsonl"):
+            (PACKED / f"{name}.tar.xz").unlink(missing_ok=True)
+            continue
+        kept = checkpoints(folder)
+        with tempfile.TemporaryDirectory() as copied:
+            shutil.copytree(folder / kept[max(kept)], Path(copied) / kept[max(kept)])
+            shutil.copy(folder / "validation.jsonl", copied)
+            packed = Path(shutil.make_archive(str(PACKED / name), "xztar", copied))
+        print(f"{packed.name}: epoch {max(kept)}, {packed.stat().st_size / 1e6:.1f} MB")
+
+
 def report() -> None:
     if tuned := lines_of(RAW / "tuning.jsonl"):
         print("| cnn-small, 95 % | epochs | verified on validation | training, processor seconds |\n|---|---|---|---|")
@@ -205,6 +231,7 @@ if __name__ == "__main__":
     running.add_argument("--epochs", type=int, default=30)
     running.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     running.add_argument("--sparsities", type=float, nargs="+", default=[0.95, 0.99, 0.0])
+    commands.add_parser("pack")
     commands.add_parser("report")
     asked = parser.parse_args()
     if asked.command == "tune":
@@ -212,4 +239,4 @@ if __name__ == "__main__":
     elif asked.command == "run":
         run(asked.epochs, asked.precision, asked.sparsities)
     else:
-        report()
+        {"pack": pack, "report": report}[asked.command]()
