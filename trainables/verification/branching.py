@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import torch
-from scipy.optimize import linprog
 from torch import Tensor
 
 from ..bounds import TOLERANCE, PiecewiseLinear
@@ -247,6 +246,9 @@ class Search:
         The linear program is over the inputs and one variable that relaxes all splits at a price, so that it has a
         solution even where the splits contradict each other; its multipliers then prove just that.
         """
+        # Every worker imports this module, and hardly one comes here.
+        from scipy.optimize import linprog
+
         problem, count = self._problem, self._inputs
         split = (leaf.sign[0] != 0).nonzero().squeeze(1)
         output, shift = problem.weight.new_zeros(len(problem.constant), count), torch.zeros_like(problem.constant)

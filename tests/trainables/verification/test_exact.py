@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from milp_oracle import smallest_margins
+from scipy import optimize
 from soundness import DISTANCES, KINDS, contradiction, instance, verdicts
 from torch import Tensor, nn
 
@@ -47,8 +48,8 @@ def only_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("only_leaves")
 def test_linear_programs_at_the_leaves_decide(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, solve = [], branching.linprog
-    monkeypatch.setattr(branching, "linprog", lambda *args, **kwargs: calls.append(1) or solve(*args, **kwargs))
+    calls, solve = [], optimize.linprog
+    monkeypatch.setattr(optimize, "linprog", lambda *args, **kwargs: calls.append(1) or solve(*args, **kwargs))
     found = _verify(problem)
     assert calls
     assert found.n_unknown == 0
@@ -58,7 +59,7 @@ def test_linear_programs_at_the_leaves_decide(problem: Problem, monkeypatch: pyt
 @pytest.mark.usefixtures("only_leaves")
 def test_a_solver_error_is_no_proof(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = SimpleNamespace(status=4, message="numerical difficulties\nmore")
-    monkeypatch.setattr(branching, "linprog", lambda *args, **kwargs: broken)
+    monkeypatch.setattr(optimize, "linprog", lambda *args, **kwargs: broken)
     found = _verify(problem)
     failed = found.cause == Cause.failure
     assert failed.any()
@@ -79,7 +80,7 @@ def test_a_solver_that_lies_proves_nothing_false(problem: Problem, monkeypatch: 
             status=0, fun=1e9, x=np.full(len(cost), 0.5), ineqlin=SimpleNamespace(marginals=marginals)
         )
 
-    monkeypatch.setattr(branching, "linprog", lies)
+    monkeypatch.setattr(optimize, "linprog", lies)
     found = _verify(problem)
     assert _holds(problem)[found.verdict == Verdict.verified].all()
     assert found.n_unknown > 0
