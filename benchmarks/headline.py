@@ -32,7 +32,8 @@ from sparsevlr.results.location import locate
 from sparsevlr.results.paths import STATE
 from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset
 from sparsevlr.trainables import Trial
-from sparsevlr.trainables.errors import Left
+from sparsevlr.trainables.checkpoint import Checkpoint
+from sparsevlr.trainables.errors import CheckpointError, Left
 
 RAW = Path(__file__).parent / "results" / "headline"
 SCRATCH = Path(__file__).parents[1] / "build" / "headline"
@@ -137,8 +138,8 @@ class Run:
         config = TrialConfig(trial_id="one", seed=self.seed, values=VALUES | chosen | {"sparsity": self.sparsity})
         location = locate(folder)
         trial = Trial(config, spec, load_dataset(spec.data), location=location)
-        if kept := checkpoints(folder):
-            trial.restore(kept[max(kept)])
+        if last := last_checkpoint(folder):
+            trial.restore(last[1])
         history = folder / "validation.jsonl"
         while not trial.finished:
             asked = count()
@@ -182,10 +183,17 @@ def run(epochs: int, precision: str, sparsities: list[float]) -> None:
         print(one.name, f"{line['test']['verified_accuracy']:.2%} verified on test", flush=True)
 
 
-def checkpoints(folder: Path) -> dict[int, str]:
-    """Path of each checkpoint in the folder of a training, by its epoch."""
+def last_checkpoint(folder: Path) -> tuple[int, str] | None:
+    """Epoch and path of the last checkpoint in the folder of a training that no kill has torn, if there is one."""
     found = folder.rglob(STATE)
-    return {json.loads(path.read_text())["epoch"]: path.parent.relative_to(folder).as_posix() for path in found}
+    kept = [(json.loads(path.read_text())["epoch"], path.parent.relative_to(folder).as_posix()) for path in found]
+    for epoch, path in sorted(kept, reverse=True):
+        try:
+            Checkpoint.load(locate(folder), path)
+        except CheckpointError:
+            continue
+        return epoch, path
+    return None
 
 
 def pack() -> None:
@@ -196,12 +204,16 @@ def pack() -> None:
         if name in lines_of(RAW / "fashion-mnist.jsonl"):
             (PACKED / f"{name}.tar.xz").unlink(missing_ok=True)
             continue
-        kept = checkpoints(folder)
+        if (last := last_checkpoint(folder)) is None:
+            print(f"{name}: no whole checkpoint, not packed")
+            continue
+        epoch, path = last
         with tempfile.TemporaryDirectory() as copied:
-            shutil.copytree(folder / kept[max(kept)], Path(copied) / kept[max(kept)])
-            shutil.copy(folder / "validation.jsonl", copied)
+            shutil.copytree(folder / path, Path(copied) / path)
+            if (history := folder / "validation.jsonl").exists():
+                shutil.copy(history, copied)
             packed = Path(shutil.make_archive(str(PACKED / name), "xztar", copied))
-        print(f"{packed.name}: epoch {max(kept)}, {packed.stat().st_size / 1e6:.1f} MB")
+        print(f"{packed.name}: epoch {epoch}, {packed.stat().st_size / 1e6:.1f} MB")
 
 
 def report() -> None:

@@ -17,11 +17,12 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import NodeDiedError, RayError
+from ray.exceptions import GetTimeoutError, NodeDiedError, RayError, RayTaskError
 from ray.tune.execution import class_cache
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ..results.location import Location
+from ..results import StorageError
+from ..results.location import STORAGE_ERRORS, Location
 from ..spaces import SpecError, StudySpec
 from ..trainables.ray_trainable import sees
 from .shipping import unpacked_wheel
@@ -181,12 +182,20 @@ def check_nodes(spec: StudySpec, location: Location) -> None:
             if node not in resources_of_nodes():
                 continue
             raise SpecError(
-                f"node {names[node]} can run no trial: {last_line(str(error))}; install there what sparsevlr requires"
+                f"node {names[node]} can run no trial: {last_line(str(error))}; {_remedy(error, location)}"
             ) from error
         if not sees_study:
             raise SpecError(
                 f"node {names[node]} does not see the study {location.shown}: put it on storage that all nodes share"
             )
+
+
+def _remedy(error: RayError, location: Location) -> str:
+    if isinstance(error, GetTimeoutError):
+        return f"it did not answer within {NODE_SECONDS:g} s: see whether it is overloaded, or end Ray there"
+    if isinstance(error, RayTaskError) and isinstance(error.cause, (StorageError, *STORAGE_ERRORS)):
+        return f"let it read {location.shown}; for an object store every node needs credentials of its own"
+    return "install there what sparsevlr requires"
 
 
 def last_line(text: str) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
@@ -17,19 +20,23 @@ from ray import tune
 from ray.exceptions import RayError, RayTaskError
 
 from ..results import Record, StorageError, Store, Study, StudyError, open_study
-from ..results.location import Location, below, locate, storage_errors
+from ..results.location import Location, below, locate, storage_errors, to_type
 from ..results.paths import plot_path
 from ..results.untrusted import inside
 from ..spaces import SpecError, StudySpec, TrialConfig, change_spec, check_changes
 from ..spaces.datasets import Dataset, load_dataset
 from ..trainables import Trial, check_space
-from ..trainables.ray_trainable import RayTrial, failed_record, settle_torch
-from .cluster import as_trials_run, check_resources, cluster, terminable, trial_resources, without_aws_keys
+from ..trainables.errors import CheckpointError, TrialError
+from ..trainables.ray_trainable import Overdue, RayTrial, failed_record, in_time, sees, settle_torch
+from .cluster import as_trials_run, check_resources, cluster, last_line, terminable, trial_resources, without_aws_keys
 from .ray_adapters import StudyCallback, StudyScheduler, StudySearcher
 from .study_run import StudyRun
 
 MOST_PENDING = 10_000
 """Trials that Ray may ask for ahead: more than there will ever be slots, which the searcher keeps to."""
+POLL_SECONDS = 5.0
+NO_ROOM_SECONDS = 60.0
+"""How long a front waits for a node to be measured on, at a limit of the study."""
 
 Observer = Callable[[StudyRun], None]
 """Called when a study begins to run and after each of its events, for a display."""
@@ -61,8 +68,8 @@ def search(
 
     Raises:
         SpecError: the spec is impossible, or does not fit its data.
-        StudyError: the study exists already; or workers died, again and again, that measured its front on the test
-            split, which `resume` does then.
+        StudyError: the study exists already; or its front could not be measured on the test split, for want of workers
+            that live, which `resume` does then.
         StorageError: its storage fails, now or later: it can be resumed then.
     """
     data = checked_data(spec, data_dir, allow_code)
@@ -70,7 +77,7 @@ def search(
     with Store.create(uri, spec.to_dict()) as store, store.lead() as leading:
         run = StudyRun(spec, store, on_change=observe, may_write=leading.check)
         try:
-            _run(run, store, data, observe, address=address, ship=ship, allow_code=allow_code)
+            _run(run, store, data, observe, uri=uri, address=address, ship=ship, allow_code=allow_code)
         except SpecError:
             # A node cannot run it: the same command shall do once that is mended.
             leading.check()
@@ -108,7 +115,8 @@ def resume(
         StudyMissing: there is no such study.
         StudyLocked: another driver works on it.
         StorageError: its storage fails, now or later.
-        StudyError: its events do not belong to its spec, or a limit is reached still. Nothing is changed then.
+        StudyError: its events do not belong to its spec, or a limit is reached still. Nothing is changed then. Or its
+            front could not be measured, as for `search`.
         SpecError: its data is not here, or something differs that may not.
     """
     with Store.open(uri, readonly=False) as store, store.lead() as leading:
@@ -129,7 +137,7 @@ def resume(
             store.replace_spec(wanted.to_dict())
         store.seal_abandoned()
         try:
-            _run(run, store, data, observe, address=address, ship=ship, allow_code=allow_code)
+            _run(run, store, data, observe, uri=uri, address=address, ship=ship, allow_code=allow_code)
         except SpecError:
             # A node cannot run it: the same command shall do once that is mended.
             if wanted != before:
@@ -166,7 +174,15 @@ def checked_data(spec: StudySpec, data_dir: str | None, allow_code: bool) -> Dat
 
 
 def _run(
-    run: StudyRun, store: Store, data: Dataset, observe: Observer, *, address: str | None, ship: bool, allow_code: bool
+    run: StudyRun,
+    store: Store,
+    data: Dataset,
+    observe: Observer,
+    *,
+    uri: str,
+    address: str | None,
+    ship: bool,
+    allow_code: bool,
 ) -> None:
     observe(run)
     if not run.finished or _untested(store):
@@ -177,7 +193,14 @@ def _run(
             shared = ray.put(data)
             if not run.finished and not run.limit_reached:
                 _run_trials(run, store.location, shared, slots, allow_code)
-            _score_front_on_test(run, store, shared, allow_code)
+            _clear_up(run, store)
+            _score_front_on_test(run, store, shared, slots, uri, allow_code)
+    else:
+        _clear_up(run, store)
+
+
+def _clear_up(run: StudyRun, store: Store) -> None:
+    """Dense stages are of no use to a study without further trials, however the measuring of its front ends."""
     if run.finished:
         run.may_write()
         store.discard_stages()
@@ -227,32 +250,54 @@ def _untested(store: Store) -> list[dict[str, Any]]:
     return [record.to_dict() for record in Study(store).untested_front()]
 
 
-def _score_front_on_test(run: StudyRun, store: Store, data: Any, allow_code: bool) -> None:
-    """Measure the validation front on the test split, each trial once; the search never sees these rows."""
+def _score_front_on_test(
+    run: StudyRun, store: Store, data: Any, slots: Callable[[], int], uri: str, allow_code: bool
+) -> None:
+    """Measure the validation front on the test split, each trial once; the search never sees these rows.
+
+    Raises:
+        StorageError: a worker does not reach the study.
+        StudyError: workers died, again and again, or a limit is reached and no node has room. All others are measured.
+    """
     score = as_trials_run(run.spec, scored_on_test)
     rows = {score.remote(run.spec.to_dict(), row, data, store.location, allow_code): row for row in _untested(store)}
-    waiting, lost = list(rows), {}
+    waiting, lost, had_room = list(rows), dict[str, str](), time.monotonic()
     while waiting:
-        done, waiting = ray.wait(waiting)
-        try:
-            run.tested(ray.get(done[0]))
-        except RayError as error:
-            if isinstance(error, RayTaskError) and isinstance(error.cause, StorageError):
-                raise error.cause from error
-            # Its worker died, again and again: Ray retries such tasks by itself.
-            lost[rows[done[0]]["trial_id"]] = " ".join(str(error).split()).rstrip(".")
+        done, waiting = ray.wait(waiting, timeout=POLL_SECONDS)
+        for task in done:
+            row = rows[task]
+            try:
+                run.tested(ray.get(task))
+            except RayTaskError as error:
+                if isinstance(error.cause, StorageError):
+                    raise error.cause from error
+                run.tested(replace(_without_figures(row, error), error=last_line(str(error))))
+            except RayError as error:
+                # Its worker died, again and again: Ray retries such tasks by itself.
+                lost[row["trial_id"]] = f"the worker process died again and again: {last_line(str(error)).rstrip('.')}"
+        if done or slots() or not run.limit_reached:
+            had_room = time.monotonic()
+        elif time.monotonic() - had_room > NO_ROOM_SECONDS:
+            lost |= {rows[task]["trial_id"]: "no node has room for a trial" for task in waiting}
+            break
     if lost:
-        reason = next(iter(lost.values()))
         raise StudyError(
-            f"the workers that measured trials {', '.join(sorted(lost))} on the test split died ({reason}); "
-            f"all else is stored, and sparsevlr resume {store.uri} measures them again"
+            f"trials {', '.join(sorted(lost))} could not be measured on the test split "
+            f"({'; '.join(sorted(set(lost.values())))}); all else is stored, and they are measured with: "
+            f"sparsevlr resume {shlex.quote(to_type(uri))}"
         )
 
 
-def scored_on_test(spec: dict[str, Any], *arguments: Any) -> Record:
-    """`score_on_test` on a worker."""
-    settle_torch(StudySpec.from_dict(spec))
-    return score_on_test(spec, *arguments)
+def scored_on_test(spec: dict[str, Any], row: dict[str, Any], *arguments: Any) -> Record:
+    """`score_on_test` on a worker, which may take as long as a rung."""
+    settled = StudySpec.from_dict(spec)
+    settle_torch(settled)
+    seconds = settled.limits.rung_seconds
+    try:
+        with in_time(seconds):
+            return score_on_test(spec, row, *arguments)
+    except Overdue:
+        return _without_figures(row, TrialError(f"not measured in {seconds:g} s, which is limits.rung_seconds"))
 
 
 def score_on_test(
@@ -262,6 +307,9 @@ def score_on_test(
 
     What goes wrong here (a soundness error that only the test split brings to light, say) is told in the record's
     `error`, without figures. The trial keeps its place: nobody joins or leaves the front because of the test split.
+
+    Raises:
+        StorageError: the study is not to be seen from here, which says nothing of the trial.
     """
     config = TrialConfig(trial_id=row["trial_id"], seed=row["seed"], values=json.loads(row["config"]))
     try:
@@ -271,7 +319,18 @@ def score_on_test(
     except StorageError:
         raise
     except Exception as error:
+        if isinstance(error, CheckpointError):
+            _check_seen(location)
         return _without_figures(row, error)
+
+
+def _check_seen(location: Location) -> None:
+    here = socket.gethostname()
+    remedy = f"mount it there, then go on with: sparsevlr resume {shlex.quote(location.shown)}"
+    with storage_errors(f"read the study {location.shown} on node {here}", remedy):
+        seen = sees(location)
+    if not seen:
+        raise StorageError(f"node {here} does not see the study {location.shown}; {remedy}")
 
 
 def _without_figures(row: dict[str, Any], error: Exception) -> Record:

@@ -83,8 +83,9 @@ class Verification(SpecModel):
 
     Attributes:
         samples: how many samples of the validation split are scored at each rung; all by default.
-        test_samples: the same of the test split, scored once for the final front.
+        test_samples: at most so many of the test split are scored, once, for the final front; null for all.
         stages: at the end of training, after the natural error, in this order; each sees only what is still undecided.
+        test_stages: the same for the final front on the test split, and for exports; `stages` by default.
         rung_stages: the same at the rungs before. Half-trained networks leave most samples undecided, on which every
             further stage would spend more than the training did.
         pgd_steps, pgd_restarts: of the attack.
@@ -99,8 +100,9 @@ class Verification(SpecModel):
     """
 
     samples: StrictInt | None = Field(default=None, ge=1)
-    test_samples: StrictInt | None = Field(default=None, ge=1)
+    test_samples: StrictInt | None = Field(default=1000, ge=1)
     stages: tuple[Stage, ...] = ("ibp", "pgd", "crown-ibp", "crown")
+    test_stages: tuple[Stage, ...] | None = None
     rung_stages: tuple[Stage, ...] = ("ibp",)
     pgd_steps: StrictInt = Field(default=20, ge=1)
     pgd_restarts: StrictInt = Field(default=1, ge=1)
@@ -113,16 +115,23 @@ class Verification(SpecModel):
     audit: StrictInt | None = Field(default=32, ge=0)
     batch_size: StrictInt = Field(default=256, ge=1)
 
+    @property
+    def final_stages(self) -> tuple[Stage, ...]:
+        """Of the front on the test split, and of exports."""
+        return self.stages if self.test_stages is None else self.test_stages
+
     @model_serializer(mode="wrap")
-    def _without_default_exact_stage(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Studies from before there was an exact stage keep their fingerprints."""
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Studies from before there were an exact stage and stages of the test split keep their fingerprints."""
         content: dict[str, Any] = dump(self)
-        defaults = (("max_exact_samples", None), ("exact_seconds", 30.0))
+        defaults = (("max_exact_samples", None), ("exact_seconds", 30.0), ("test_stages", None))
         return {key: value for key, value in content.items() if (key, value) not in defaults}
 
-    @field_validator("stages", "rung_stages")
+    @field_validator("stages", "rung_stages", "test_stages")
     @classmethod
-    def _check_stages(cls, stages: tuple[Stage, ...], field: ValidationInfo) -> tuple[Stage, ...]:
+    def _check_stages(cls, stages: tuple[Stage, ...] | None, field: ValidationInfo) -> tuple[Stage, ...] | None:
+        if stages is None:
+            return None
         if len(set(stages)) < len(stages):
             raise SpecError(f"{field.field_name} must name each stage once, got {listed(stages)}")
         if not set(stages) & set(BOUND_STAGES):

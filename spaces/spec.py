@@ -124,14 +124,12 @@ class StudySpec(SpecModel):
                 f"{what} must be at most {width:g}, the width of the input range [{dataset.low:g}, {dataset.high:g}] "
                 f"of {dataset.name!r}, got {radius:g}"
             )
-        limits = {"samples": ("validation", len(dataset.validation)), "test_samples": ("test", len(dataset.test))}
-        for key, (split, most) in limits.items():
-            wanted = getattr(self.verification, key)
-            if wanted is not None and wanted > most:
-                raise SpecError(
-                    f"verification.{key} must be at most {most}, the samples of the {split} split of {dataset.name!r} "
-                    f"(null takes all), got {wanted}"
-                )
+        wanted, most = self.verification.samples, len(dataset.validation)
+        if wanted is not None and wanted > most:
+            raise SpecError(
+                f"verification.samples must be at most {most}, the samples of the validation split of {dataset.name!r} "
+                f"(null takes all), got {wanted}"
+            )
         check_architectures(self.space, allow_code=allow_code)
 
     @field_validator("epsilon_scale")
@@ -191,8 +189,9 @@ class StudySpec(SpecModel):
         first = self.scheduler.first_rung
         if self.scheduler.kind == "stopping" and first is not None and first > self.epochs:
             raise SpecError(f"scheduler.first_rung must be at most epochs, {self.epochs}, got {first}")
-        for key in ("stages", "rung_stages"):
+        for key in ("stages", "rung_stages", "final_stages"):
             if "adversarial_accuracy" in self.objectives and "pgd" not in getattr(self.verification, key):
+                key = "test_stages" if key == "final_stages" else key
                 raise SpecError(f"objectives has adversarial_accuracy, which needs the stage pgd in verification.{key}")
         for index, point in enumerate(self.starting_points):
             try:

@@ -24,6 +24,13 @@ from ..spaces.datasets import Dataset
 from .errors import CheckpointError, Left, TrialError
 from .trial import Trial
 
+GRACE_SECONDS = 60.0
+"""How long what is overdue may stay in code that cannot be interrupted."""
+
+
+class Overdue(BaseException):
+    """Something took longer than it may. No `Exception`: a verifier that fails by one is outlived, as unknown."""
+
 
 class RayTrial(tune.Trainable):
     """One step is one rung; the result is the rung's record as JSON.
@@ -142,6 +149,30 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     finally:
         if seconds is not None:
             faulthandler.cancel_dump_traceback_later()
+
+
+@contextmanager
+def in_time(seconds: float | None) -> Iterator[None]:
+    """Interrupt what is within where it takes longer; where that is of no avail, end this process. Main thread only.
+
+    Raises:
+        Overdue: it took longer.
+    """
+    if seconds is None:
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise Overdue
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        with time_limit(seconds + GRACE_SECONDS):
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def failed_record(trial_id: str, error: Exception) -> Record:

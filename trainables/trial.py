@@ -184,7 +184,8 @@ class Trial:
         x = torch.from_numpy(split.x[chosen]).to(self._device)
         y = torch.from_numpy(split.y[chosen]).to(self._device)
         last = rung == len(spec.rungs) - 1
-        options = cascade_options(spec, spec.verification.stages if last else spec.verification.rung_stages)
+        stages = spec.verification.stages if last else spec.verification.rung_stages
+        options = cascade_options(spec, spec.verification.final_stages if split_name == "test" else stages)
         started = time.perf_counter()
         self._check_finite(x, options.batch_size)
         # What is verified, and what it costs, is of the network that would be deployed; the rest of the one asked for.

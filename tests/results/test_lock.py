@@ -69,6 +69,21 @@ def test_a_torn_lock_file_is_taken_over(study: Path) -> None:
         mine.check()
 
 
+@pytest.mark.parametrize("there", [False, True], ids=["dangling", "to a file"])
+def test_a_link_in_the_place_of_the_lock_is_refused(study: Path, there: bool) -> None:
+    target = study / "elsewhere"
+    if there:
+        target.write_text("kept")
+    (study / "driver.lock").symlink_to(target)
+    with (
+        pytest.raises(StorageError, match=r"driver\.lock is a symbolic link; remove it, then try again$"),
+        DriverLock(locate(study)),
+    ):
+        pass
+    assert target.exists() == there
+    assert (study / "driver.lock").is_symlink()
+
+
 def test_a_driver_that_was_thought_dead_notices(study: Path) -> None:
     with DriverLock(locate(study)) as mine:
         (study / "driver.lock").write_text(json.dumps({"token": "another", "host": "there", "pid": 1}))

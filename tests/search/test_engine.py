@@ -10,15 +10,17 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from ray.exceptions import RayTaskError, WorkerCrashedError
 
-from sparsevlr.results import Store, open_study
+from sparsevlr.results import Record, StorageError, Store, StudyError, open_study
 from sparsevlr.results.location import locate
-from sparsevlr.search import resume, search
-from sparsevlr.search.engine import score_on_test
+from sparsevlr.search import engine, resume, search
+from sparsevlr.search.engine import score_on_test, scored_on_test
 from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset
 from sparsevlr.trainables.checkpoint import Checkpoint
 from sparsevlr.trainables.trial import run_trial
@@ -153,6 +155,91 @@ def test_what_goes_wrong_on_test_is_told_and_moves_nobody_off_the_front(finished
     with Store.open(study, readonly=False) as store:
         store.append(replace(record, rung=record.rung + 1))
     assert open_study(study).pareto_front()["trial_id"] == front
+
+
+def test_a_node_that_does_not_see_the_study_measures_nothing_on_test(finished: Path) -> None:
+    study = open_study(finished)
+    row, elsewhere = rows(study.pareto_front())[0], locate("/nonexistent/mount/study")
+    with pytest.raises(StorageError, match=r"does not see the study /nonexistent.*resume /nonexistent/mount/study$"):
+        score_on_test(study.spec, row, load_dataset("digits"), elsewhere, False)
+
+
+def test_measuring_on_test_may_take_as_long_as_a_rung(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(*arguments: object, **options: object) -> None:
+        try:
+            time.sleep(5)
+        except Exception:
+            pytest.fail("what a verifier would survive")
+
+    monkeypatch.setattr(engine, "Trial", hang)
+    before = signal.getsignal(signal.SIGALRM)
+    row = {"trial_id": "00003", "seed": 1, "rung": 2, "config": "{}", "checkpoint": "checkpoints/00003/rung-2"}
+    spec = tiny(limits={"rung_seconds": 0.2}).to_dict()
+    record = scored_on_test(spec, row, load_dataset("digits"), locate("/nowhere"), False)
+    assert (record.trial_id, record.split, record.rung, record.verified_accuracy) == ("00003", "test", 2, None)
+    assert "not measured in 0.2 s, which is limits.rung_seconds" in str(record.error)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+class Front:
+    """Trials to be measured by tasks that end as told: with a record or an error, or never, for None."""
+
+    def __init__(self, ends: dict[str, Record | Exception | None], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tested: list[Record] = []
+        self.limit_reached: str | None = None
+        self.spec = tiny()
+        self._ends, self._patch = ends, monkeypatch
+
+    def measure(self, slots: int) -> None:
+        def wait(tasks: list[str], timeout: float) -> tuple[list[str], list[str]]:
+            done = [task for task in tasks if self._ends[task] is not None][:1]
+            return done, [task for task in tasks if task not in done]
+
+        def get(task: str) -> Record:
+            end = self._ends[task]
+            if isinstance(end, Exception):
+                raise end
+            assert end is not None
+            return end
+
+        task = SimpleNamespace(remote=lambda spec, row, *arguments: row["trial_id"])
+        run = SimpleNamespace(spec=self.spec, limit_reached=self.limit_reached, tested=self.tested.append)
+        with self._patch.context() as patched:
+            patched.setattr(engine, "_untested", lambda store: [{"trial_id": name, "rung": 2} for name in self._ends])
+            patched.setattr(engine, "as_trials_run", lambda spec, function: task)
+            patched.setattr(engine, "ray", SimpleNamespace(wait=wait, get=get))
+            patched.setattr(engine, "NO_ROOM_SECONDS", 0.0)
+            store = SimpleNamespace(location=None)
+            engine._score_front_on_test(run, store, None, lambda: slots, "s3://key:secret@b/a study?region=x", False)  # type: ignore[arg-type]
+
+
+def measured(trial_id: str) -> Record:
+    return Record(event="report", trial_id=trial_id, split="test", rung=2, state="running", verified_accuracy=0.5)
+
+
+def test_only_the_death_of_workers_leaves_a_trial_of_the_front_unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    cause = ImportError("no module named x")
+    broken = RayTaskError("f", f"Traceback\n  File\nImportError: {cause}\n", cause).as_instanceof_cause()
+    front = Front({"00000": broken, "00001": WorkerCrashedError(), "00002": measured("00002")}, monkeypatch)
+    with pytest.raises(StudyError, match=r"^trials 00001 could not .*died again and again: The worker") as told:
+        front.measure(slots=1)
+    assert str(told.value).endswith("sparsevlr resume 's3://b/a study?region=x'")
+    assert [(record.trial_id, record.error) for record in front.tested] == [
+        ("00000", "ImportError: no module named x"),
+        ("00002", None),
+    ]
+    lost = RayTaskError("f", "...", StorageError("a vanished mount")).as_instanceof_cause()
+    with pytest.raises(StorageError, match=r"^a vanished mount$"):
+        Front({"00000": lost}, monkeypatch).measure(slots=1)
+
+
+def test_at_a_limit_a_front_does_not_wait_for_a_node_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    front = Front({"00000": measured("00000"), "00001": None}, monkeypatch)
+    front.limit_reached = "a limit"
+    with pytest.raises(StudyError, match=r"^trials 00001 could not be measured on the test split \(no node has room"):
+        front.measure(slots=0)
+    assert [record.trial_id for record in front.tested] == ["00000"]
 
 
 def test_promotion_runs_to_the_last_trial_with_fewer_slots_than_trials(tmp_path: Path) -> None:

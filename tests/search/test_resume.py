@@ -11,6 +11,7 @@ from killing import check, plan, timeless, torment
 
 from sparsevlr.results import StudyError, StudyMissing, open_study
 from sparsevlr.search import engine, resume, search
+from sparsevlr.search.study_run import StudyRun
 from sparsevlr.spaces import StudySpec
 
 from .conftest import TINY
@@ -43,16 +44,24 @@ def test_a_finished_study_is_extended_and_its_front_measured_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = StudySpec.from_dict(json.loads(json.dumps(SPEC)) | {"trials": 4})
+    path = tmp_path / "my studies" / "study"
+    stage = path / "stages" / "0123456789abcdef"
+
+    def leave_a_stage(run: StudyRun) -> None:
+        if not run.finished:
+            stage.mkdir(parents=True, exist_ok=True)
+
     with monkeypatch.context() as patched:
         patched.setattr(engine, "scored_on_test", lambda *arguments: os._exit(1))
-        with pytest.raises(StudyError, match=r"on the test split died .*; all else is stored, and sparsevlr resume"):
-            search(spec, str(tmp_path / "study"))
-    searched = timeless(open_study(tmp_path / "study").events())
+        with pytest.raises(StudyError, match=r"test split \(the worker .* died .*\); .*resume '.*my studies/study'$"):
+            search(spec, str(path), observe=leave_a_stage)
+    assert not stage.parent.exists()
+    searched = timeless(open_study(path).events())
     assert not [row for row in searched if row["split"] == "test"]
-    before = timeless(resume(str(tmp_path / "study")).events())
+    before = timeless(resume(str(path)).events())
     assert before[: len(searched)] == searched
-    assert timeless(resume(str(tmp_path / "study")).events()) == before
-    longer = resume(str(tmp_path / "study"), more_trials=3)
+    assert timeless(resume(str(path)).events()) == before
+    longer = resume(str(path), more_trials=3)
     assert len(longer.trials()) == 7
     assert longer.spec["trials"] == 7
     assert timeless(longer.events())[: len(before)] == before

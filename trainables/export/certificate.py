@@ -19,7 +19,13 @@ from ..verification import CascadeOptions, Verdict, Verification
 from .folder import CERTIFICATE, HASHED, may_be_hashed, parse_json, to_json
 
 FORMAT = "sparsevlr-certificate"
-MOST = {"batch_size": 1 << 16, "pgd_steps": 10_000, "pgd_restarts": 1000, "alpha_iterations": 10_000}
+MOST = {
+    "batch_size": 1 << 16,
+    "pgd_steps": 10_000,
+    "pgd_restarts": 1000,
+    "alpha_iterations": 10_000,
+    "exact_seconds": 3600.0,
+}
 """What a cascade may ask for at most: a certificate may be anybody's, and what it asks for is run."""
 
 

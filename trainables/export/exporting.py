@@ -144,7 +144,7 @@ def _certified(
 ) -> Certificate:
     """Verify what is read back from `model.onnx`; add the samples and properties, and sign for all files."""
     x, y = (torch.from_numpy(values[chosen]) for values in (data.splits()[split].x, data.splits()[split].y))
-    options = cascade_options(spec, spec.verification.stages)
+    options = cascade_options(spec, spec.verification.final_stages)
     model = from_onnx(files[folder.MODEL]).network
     wanted = torch_logits(network, x, options.batch_size)
     for logits in (torch_logits(model, x, options.batch_size), onnx_logits(files[folder.MODEL], x, options.batch_size)):

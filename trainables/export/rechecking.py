@@ -18,6 +18,7 @@ from ..bounds import Graph
 from ..compaction import compact
 from ..mask import Mask, prunable_weights
 from ..verification import SoundnessError, verify
+from ..verification.branching import TIME_OUT
 from . import folder
 from .certificate import Certificate, SampleVerdict, sample_verdicts
 from .from_onnx import from_onnx
@@ -234,7 +235,10 @@ def _counterexamples(
 def _verdicts(
     certificate: Certificate, network: nn.Sequential, x: Tensor, y: Tensor, scale: Tensor, batch: int
 ) -> list[Check]:
-    """What the cascade finds now, by the stage that had decided, and margins where the same stage did again."""
+    """What the cascade finds now, by the stage that had decided, and margins where the same stage did again.
+
+    How far the exact stage comes in its seconds depends on the machine: what it had left undecided may be decided now.
+    """
     recorded = certificate.samples
     try:
         found = verify(
@@ -256,15 +260,26 @@ def _verdicts(
     stages = [
         stage for stage in ("natural", *certificate.cascade.stages, "") if any(a.stage == stage for a, _ in pairs)
     ]
+    later = sum(before.verdict != now.verdict for before, now in pairs if _ran_out_of_time(before))
+    told = {"": f"{later} more decided than in the time there was"} if later else {}
     checks = [
         Check.of(
             f"verdicts: {stage or UNKNOWN}",
             sum(before.stage == stage for before, _ in pairs),
-            [_story(before, now) for before, now in pairs if before.stage == stage and before.verdict != now.verdict],
+            [
+                _story(before, now)
+                for before, now in pairs
+                if before.stage == stage and before.verdict != now.verdict and not _ran_out_of_time(before)
+            ],
+            told.get(stage, ""),
         )
         for stage in stages
     ]
-    same = [(before, now) for before, now in pairs if (before.verdict, before.stage) == (now.verdict, now.stage)]
+    same = [
+        (before, now)
+        for before, now in pairs
+        if (before.verdict, before.stage) == (now.verdict, now.stage) and not _ran_out_of_time(before)
+    ]
     apart = [_apart(before.margin, now.margin) for before, now in same]
     margins = [
         f"sample {before.index}: {before.margin}, found {now.margin}"
@@ -272,6 +287,10 @@ def _verdicts(
         if not value <= SAME_MARGIN
     ]
     return [*checks, Check.of("margins", len(same), margins, f"largest difference {max(apart, default=0.0):.1e}")]
+
+
+def _ran_out_of_time(sample: SampleVerdict) -> bool:
+    return sample.verdict == UNKNOWN and sample.reason.startswith(f"exact: {TIME_OUT}")
 
 
 def _story(before: SampleVerdict, now: SampleVerdict) -> str:

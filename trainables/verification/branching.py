@@ -24,6 +24,8 @@ MOST_AT_ONCE = 64
 _PENALTY = 1e4
 """What violating a split costs in the linear program of a leaf, per magnitude of the margin."""
 
+TIME_OUT = "undecided in time"
+
 FindCounterexample = Callable[[Tensor, float], Tensor | None]
 """Of inputs `(points, n)`, one whose class is another by more than a margin, if any."""
 _CLEAR = 1e-6
@@ -148,9 +150,9 @@ class Search:
             else:
                 break
         for value, _, node, _ in waiting:
-            _lower(lower, node.margin[0], value)
+            _lower(lower, node.margin[0], self._unproved(value))
         if point is None and waiting:
-            failure = Reason(Cause.time_out, f"undecided in time, after {pushed} subproblems")
+            failure = Reason(Cause.time_out, f"{TIME_OUT}, after {pushed} subproblems")
         return Outcome(lower, point, None if point is not None else failure)
 
     def _roots(self, margins: Tensor) -> _Nodes:
@@ -187,6 +189,10 @@ class Search:
     def _closed(self, value: Tensor, nodes: _Nodes) -> Tensor:
         """`(nodes,)`: whether a bound is a proof; multipliers add to what rounding is relative to."""
         return value > TOLERANCE[value.dtype] * (self._scale + nodes.multiplier @ self._size)
+
+    def _unproved(self, value: float) -> float:
+        """A bound that is no proof, no larger than what nobody takes for one."""
+        return min(value, TOLERANCE[torch.float64] * self._scale)
 
     def _optimised(self, nodes: _Nodes, unit: Tensor, steps: int) -> tuple[_Nodes, _Bounds, Tensor]:
         """The best slopes and multipliers on the way of gradient ascent, their bounds, and which of them are proofs."""
@@ -225,14 +231,14 @@ class Search:
         score, candidate = loose.topk(min(CANDIDATES, loose.shape[1]), 1)
         count = candidate.shape[1]
         tried = _Nodes(*(part.repeat_interleave(2 * count, 0) for part in nodes))
-        signs = torch.tensor([1.0, -1.0], dtype=weight.dtype).repeat(candidate.numel())
+        signs = weight.new_tensor([1.0, -1.0]).repeat(candidate.numel())
         where = candidate.repeat_interleave(2, 1).flatten()[:, None]
         tried = tried._replace(sign=tried.sign.scatter(1, where, signs[:, None]))
         # What a child gains beyond a proof is of no use.
         gain = self._bounds(tried).value.clamp(max=0).view(-1, count, 2).sum(2).masked_fill(score < 0, -torch.inf)
         split = candidate.gather(1, gain.argmax(1, keepdim=True))
         children = _Nodes(*(part.repeat_interleave(2, 0) for part in nodes))
-        signs = torch.tensor([1.0, -1.0], dtype=weight.dtype).repeat(len(split))[:, None]
+        signs = weight.new_tensor([1.0, -1.0]).repeat(len(split))[:, None]
         return children._replace(sign=children.sign.scatter(1, split.repeat_interleave(2, 0), signs))
 
     def _corners(self, coefficients: Tensor) -> Tensor:
@@ -264,24 +270,27 @@ class Search:
         slack = read.new_ones(len(split), 1)
         box = torch.stack([problem.centre - problem.radius, problem.centre + problem.radius], 1)
         solution = linprog(
-            torch.cat([row[:count] + row[count:] @ output, row.new_tensor([_PENALTY * self._scale])]).numpy(),
-            A_ub=-torch.cat([sign[:, None] * read[split], slack], 1).numpy() if len(split) else None,
-            b_ub=(sign * constant[split]).numpy() if len(split) else None,
+            torch.cat([row[:count] + row[count:] @ output, row.new_tensor([_PENALTY * self._scale])]).cpu().numpy(),
+            A_ub=-torch.cat([sign[:, None] * read[split], slack], 1).cpu().numpy() if len(split) else None,
+            b_ub=(sign * constant[split]).cpu().numpy() if len(split) else None,
             bounds=[*box.tolist(), (0, None)],
             method="highs",
+            options={"time_limit": max(1e-3, self._deadline - time.thread_time())},
         )
+        if solution.status == 1:
+            return -torch.inf, None, Reason(Cause.time_out, f"{TIME_OUT}, in a linear program")
         if solution.status != 0:
             return -torch.inf, None, Reason(Cause.failure, f"linear program: {solution.message.splitlines()[0]}")
         multiplier = torch.zeros_like(leaf.multiplier)
         if len(split):
-            multiplier[0, split] = torch.from_numpy(-solution.ineqlin.marginals).clamp(min=0)
+            multiplier[0, split] = torch.from_numpy(-solution.ineqlin.marginals).to(multiplier).clamp(min=0)
         leaf = leaf._replace(multiplier=multiplier)
         value = self._bounds(leaf).value
         if bool(self._closed(value, leaf).all()):
             return value.item(), None, None
-        point = self._find(torch.from_numpy(solution.x[None, :count]), 0.0)
+        point = self._find(torch.from_numpy(solution.x[None, :count]).to(value), 0.0)
         close = Reason(Cause.rounding, f"a margin is within rounding of 0: {value.item():.2e}")
-        return value.item(), point, None if point is not None else close
+        return self._unproved(value.item()), point, None if point is not None else close
 
 
 def _lower(lower: Tensor, margin: Tensor, value: float) -> None:

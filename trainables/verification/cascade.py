@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..bounds import trace
 from .base import Reason, Verifier
-from .inputs import Inputs, Values, bounded, correctly_classified, eval_mode, is_out_of_memory
+from .inputs import Inputs, Values, bounded, correctly_classified, eval_mode, in_batches
 from .options import ATTACK, CascadeOptions
 from .pgd import Pgd, random_starts
 from .result import Verification
@@ -40,9 +40,9 @@ def verify(
 
     The network counts as in eval mode and is left as it was. Verdicts depend on the samples, the options and the seed,
     not on the batch size; those of a stage with a budget of seconds depend on the machine as well. A proof needs every
-    margin to be positive beyond rounding: where float32 cannot tell, the stage runs again in float64. A counterexample
-    counts once a forward pass in float64 has confirmed it. What the stages leave undecided, whose budget is used up or
-    whose verifier fails, is unknown.
+    margin to be positive beyond rounding: where float32 cannot tell, the stage runs again in float64. Classes are those
+    of a forward pass in float64, and a counterexample counts once such a pass has confirmed it. What the stages leave
+    undecided, whose budget is used up or whose verifier fails, is unknown.
 
     Args:
         x: `(samples, *shape)`, within `[low, high]`.
@@ -93,7 +93,7 @@ class _Cascade:
 
     def run(self, verifiers: Mapping[str, Verifier]) -> Verification:
         with self._timed("natural"):
-            correct = correctly_classified(self._network, self._inputs, self._options.batch_size)
+            correct = correctly_classified(self._inputs, self._options.batch_size)
             wrong = (~correct).nonzero().squeeze(1)
             self._falsify(wrong, self._inputs.x[wrong], "natural")
         for stage in self._options.stages:
@@ -160,19 +160,11 @@ class _Cascade:
     def _attacked(self, samples: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Those of `samples` that the attack changes the class of, and the inputs that do so."""
         found, points = [samples[:0]], [self._inputs.x[:0]]
-        waiting = list(samples.split(self._options.batch_size))[::-1] if len(samples) else []
-        while waiting:
-            batch = waiting.pop()
-            try:
-                broken, inputs = self._attack(self._options.pgd, batch, seed)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or len(batch) < 2:
-                    raise
-                half = len(batch) // 2
-                waiting += [batch[half:], batch[:half]]
-            else:
-                found.append(broken)
-                points.append(inputs)
+        for _, (broken, inputs) in in_batches(
+            samples, self._options.batch_size, lambda batch: self._attack(self._options.pgd, batch, seed)
+        ):
+            found.append(broken)
+            points.append(inputs)
         return torch.cat(found), torch.cat(points)
 
     def _attack(self, attack: Pgd, batch: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -253,7 +245,7 @@ def verified_over_grid(
     with eval_mode(network):
         inputs = Inputs.of(trace(network, tuple(x.shape[1:])), x, y, low, high, scale)
         classes = inputs.graph.last_linear.out_features
-        correct = correctly_classified(network, inputs, options.batch_size)
+        correct = correctly_classified(inputs, options.batch_size)
         verified = torch.zeros_like(correct) if known is None else torch.from_numpy(known).to(correct)
         for index in np.argsort(-np.asarray(epsilons, dtype=np.float64), kind="stable"):
             margins = torch.zeros(len(correct), classes, dtype=torch.bool, device=correct.device)

@@ -1,11 +1,11 @@
 """Samples under verification, and bounding them batch by batch."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, final
+from typing import NamedTuple, TypeVar, final
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from .base import Reason, Unsupported, Verifier, proved
 from .verdict import Cause
 
 Values = np.ndarray | Tensor
+T = TypeVar("T")
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+"""What torch says on GPUs, on Windows and macOS, and on Linux."""
 
 
 @final
@@ -69,6 +72,8 @@ class Inputs:
     @cached_property
     def double(self) -> Graph:
         """The same network in float64."""
+        if self.x.dtype == torch.float64:
+            return self.graph
         network = copy.deepcopy(self.graph.network).eval().double()
         return trace(network, self.graph.nodes[0].shape)
 
@@ -128,14 +133,37 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def in_batches(samples: Tensor, batch_size: int, work: Callable[[Tensor], T]) -> Iterator[tuple[Tensor, T]]:
+    """Each batch of `samples` with what `work` makes of it; one that is too large for memory is halved."""
+    waiting = list(samples.split(batch_size))[::-1] if len(samples) else []
+    while waiting:
+        batch = waiting.pop()
+        try:
+            done = work(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or len(batch) < 2:
+                raise
+            waiting += _halves(batch)
+        else:
+            yield batch, done
+
+
+def _halves(batch: Tensor) -> list[Tensor]:
+    """The last one first: they go on a stack."""
+    half = len(batch) // 2
+    return [batch[half:], batch[:half]]
+
+
 @torch.no_grad()
-def correctly_classified(network: nn.Module, inputs: Inputs, batch_size: int) -> Tensor:
-    """`(samples,)`: whether the arg max of finite logits is the label."""
-    correct = []
-    for x, y in zip(inputs.x.split(batch_size), inputs.y.split(batch_size), strict=True):
-        logits = network(x)
-        correct.append((logits.argmax(1) == y) & torch.isfinite(logits).all(1))
-    return torch.cat(correct)
+def correctly_classified(inputs: Inputs, batch_size: int) -> Tensor:
+    """`(samples,)`: whether the arg max of finite logits is the label, by a forward pass in float64."""
+
+    def correct(batch: Tensor) -> Tensor:
+        logits = inputs.double.network(inputs.x[batch].double())
+        return (logits.argmax(1) == inputs.y[batch]) & torch.isfinite(logits).all(1)
+
+    samples = torch.arange(len(inputs.y), device=inputs.y.device)
+    return torch.cat([found for _, found in in_batches(samples, batch_size, correct)])
 
 
 class Bounded(NamedTuple):
@@ -174,8 +202,7 @@ def bounded(
             return
         except Exception as error:
             if is_out_of_memory(error) and len(batch) > 1:
-                half = len(batch) // 2
-                waiting += [batch[half:], batch[:half]]
+                waiting += _halves(batch)
                 continue
             yield batch, f"{type(error).__name__}: {_first_line(error)}"
         else:
@@ -216,7 +243,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on a GPU or on the CPU (where torch raises a plain RuntimeError)."""
     message = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in message or "not enough memory" in message)
+        isinstance(error, RuntimeError) and any(text in message for text in _NO_MEMORY)
     )
 
 

@@ -54,3 +54,8 @@ def change(folder: Path, how: Any) -> None:
     content = json.loads((folder / CERTIFICATE).read_bytes())
     how(content)
     (folder / CERTIFICATE).write_text(json.dumps(content))
+
+
+def last_report(study: Study) -> dict[str, Any]:
+    row: dict[str, Any] = study.trials().to_pylist()[0]
+    return row

@@ -5,7 +5,6 @@ import os
 import pickle
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,25 +17,18 @@ from safetensors import torch as tensors
 
 from sparsevlr.results import ExportError, Record, Store, Study, open_study
 from sparsevlr.results.intervals import wilson_interval
-from sparsevlr.spaces.architectures import ARCHITECTURES, architecture_options
 from sparsevlr.spaces.datasets import Dataset
 from sparsevlr.trainables.checkpoint import Checkpoint
 from sparsevlr.trainables.export import Check, folder, recheck
 from sparsevlr.trainables.export.certificate import Certificate
-from sparsevlr.trainables.pruning import PATTERNS
 from sparsevlr.trainables.trial import fixed_subset
 from sparsevlr.trainables.verification import SoundnessError
 
-from .studies import change, copied, exported, forge, trained
+from .studies import change, copied, exported, forge, last_report, trained
 
 
 def read(path: Path, name: str) -> Any:
     return json.loads((path / name).read_bytes())
-
-
-def last_report(study: Study) -> dict[str, Any]:
-    row: dict[str, Any] = study.trials().to_pylist()[0]
-    return row
 
 
 def agree(checks: list[Check]) -> bool:
@@ -45,46 +37,6 @@ def agree(checks: list[Check]) -> bool:
 
 def by_name(checks: list[Check]) -> dict[str, Check]:
     return {check.what: check for check in checks}
-
-
-ROUND_TRIPS: dict[str, dict[str, Any]] = {
-    **{
-        f"pattern {name}, {architecture}": {
-            "pattern": name,
-            "architecture": architecture,
-            "architecture.width": 0.25,
-            "sparsity": 0.6,
-        }
-        for name in PATTERNS
-        for architecture in ("mlp", "resnet-small")
-    },
-    **{
-        name: {"architecture": name, "architecture.width": 0.125}
-        | ({"architecture.batchnorm": True} if "batchnorm" in (architecture_options(name) or {}) else {})
-        for name in ARCHITECTURES
-    },
-    "averaged weights": {"optimizer.average": 0.9},
-}
-
-
-@pytest.mark.parametrize("name", ROUND_TRIPS)
-def test_what_was_trained_is_what_is_checked(name: str, tmp_path: Path) -> None:
-    study = trained(tmp_path / "study", ROUND_TRIPS[name])
-    out = tmp_path / "out"
-    certificate = exported(study, out, split="validation", samples=30)
-    # The same samples, seed and stages as in the trial's own report.
-    report = last_report(study)
-    counts = Counter(sample.verdict for sample in certificate.samples)
-    assert [counts[verdict] for verdict in ("verified", "falsified", "unknown")] == [
-        report[name] for name in ("n_verified", "n_falsified", "n_unknown")
-    ]
-    shutil.rmtree(study.uri)
-    checks = recheck(out)
-    assert agree(checks)
-    assert sum(check.checked for check in checks if check.what.startswith("verdicts")) == 30
-    weights = tensors.load_file(out / folder.WEIGHTS)
-    zeros = sum(int((weights[name] == 0).sum()) for name in tensors.load_file(out / folder.MASK))
-    assert zeros >= report["total_weights"] - report["nonzero_weights"]
 
 
 def test_the_fixture_has_every_verdict(export: Path) -> None:

@@ -316,12 +316,20 @@ def test_later_stages_still_run_after_a_failure(problem: Problem) -> None:
     assert found.n_verified == _verify(problem).n_verified
 
 
+def _as_torch_says() -> RuntimeError:
+    """On this system."""
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(10**16)
+    return raised.value
+
+
 @pytest.mark.parametrize(
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"),
+        _as_torch_says(),
     ],
 )
 def test_out_of_memory_halves_the_batch(problem: Problem, error: Exception) -> None:

@@ -17,9 +17,9 @@ Problem = tuple[nn.Sequential, Tensor, Tensor]
 EPSILON = 0.05
 
 
-def _verify(problem: Problem, seconds: float = 30.0, epsilon: float = EPSILON) -> Verification:
+def _verify(problem: Problem, seconds: float = 30.0, epsilon: float = EPSILON, stage: str = "exact") -> Verification:
     network, x, y = problem
-    options = CascadeOptions(stages=("exact",), exact_seconds=seconds, audit=None)
+    options = CascadeOptions(stages=(stage,), exact_seconds=seconds, audit=None)
     return verify(network, x[:60], y[:60], epsilon=epsilon, low=0, high=1, options=options)
 
 
@@ -84,6 +84,17 @@ def test_a_solver_that_lies_proves_nothing_false(problem: Problem, monkeypatch: 
     found = _verify(problem)
     assert _holds(problem)[found.verdict == Verdict.verified].all()
     assert found.n_unknown > 0
+
+
+def test_what_the_search_takes_for_no_proof_is_none(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large its bounds are."""
+    monkeypatch.setattr(
+        branching.Search, "_closed", lambda self, value, nodes: torch.zeros_like(value, dtype=torch.bool)
+    )
+    monkeypatch.setattr(branching, "_CLEAR", math.inf)
+    found, crown = _verify(problem), _verify(problem, stage="crown")
+    assert (found.verdict == Verdict.unknown).any()
+    assert ((found.verdict == Verdict.verified) == (crown.verdict == Verdict.verified)).all()
 
 
 @pytest.mark.usefixtures("only_leaves")

@@ -22,6 +22,7 @@ from sparsevlr.trainables.verification import (
 )
 from sparsevlr.trainables.verification.crown import Crown
 from sparsevlr.trainables.verification.ibp import Ibp
+from sparsevlr.trainables.verification.inputs import Inputs, bounded
 
 
 def _absorbing() -> nn.Sequential:
@@ -34,24 +35,25 @@ def _absorbing() -> nn.Sequential:
     return network.eval()
 
 
-X, LABEL = torch.tensor([[0.5]]), torch.tensor([0])
+X, LABEL, EPSILON = torch.tensor([[0.2]]), torch.tensor([0]), 0.1
 
 
 def test_float32_alone_would_certify_the_absorbing_network() -> None:
-    found = Ibp().margins(trace(_absorbing(), (1,)), input_box(X, 0.01, 0, 1), LABEL)
+    found = Ibp().margins(trace(_absorbing(), (1,)), input_box(X, EPSILON, 0, 1), LABEL)
     assert found.lower[0, 1].item() == 0.25
-    assert _absorbing().double()(X.double()).tolist() == [[0.25, 0.5]]
+    assert _absorbing().double()(X.double() + 0.99 * EPSILON)[0].argmax() == 1
 
 
 @pytest.mark.parametrize(
     "stages", [("ibp",), ("crown-ibp",), ("crown",), ("alpha-crown",), ("exact",), tuple(VERIFIERS)]
 )
 def test_a_claim_that_is_false_but_for_rounding_is_caught(stages: tuple[str, ...]) -> None:
-    found = verify(_absorbing(), X, LABEL, epsilon=0.01, low=0, high=1, options=CascadeOptions(stages=stages, audit=0))
+    options = CascadeOptions(stages=stages, audit=0)
+    found = verify(_absorbing(), X, LABEL, epsilon=EPSILON, low=0, high=1, options=options)
     assert found.verdict[0] != Verdict.verified
     if "exact" in stages:
         assert found.verdict[0] == Verdict.falsified
-    over_grid = verified_over_grid(_absorbing(), X, LABEL, [0.01, 0.02], low=0, high=1)
+    over_grid = verified_over_grid(_absorbing(), X, LABEL, [EPSILON, 2 * EPSILON], low=0, high=1)
     assert over_grid.tolist() == [0.0, 0.0]
 
 
@@ -65,9 +67,50 @@ def test_what_cannot_be_repeated_in_float64_is_unknown_for_rounding(monkeypatch:
 
     monkeypatch.setattr(Crown, "margins", in_single)
     options = CascadeOptions(stages=("crown",))
-    found = verify(_absorbing(), X, LABEL, epsilon=0.01, low=0, high=1, options=options)
+    found = verify(_absorbing(), X, LABEL, epsilon=EPSILON, low=0, high=1, options=options)
     assert found.cause[0] == Cause.rounding
     assert found.reason[0] == "crown: a margin is within rounding of 0, and nobody bounds it in float64"
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_classes_are_those_of_float64(label: int) -> None:
+    """In float32 the class is 0 everywhere."""
+    found = verify(
+        _absorbing(),
+        torch.tensor([[0.5]]),
+        torch.tensor([label]),
+        epsilon=0.01,
+        low=0,
+        high=1,
+        options=CascadeOptions(audit=0),
+    )
+    assert (found.stage[0] == "natural") == (label == 0)
+    assert (found.verdict[0] == Verdict.falsified) == (label == 0)
+
+
+def _swallowing(side: int, above: float) -> tuple[nn.Sequential, Tensor]:
+    """A mean of many terms, each too small for float32 to be added to the first one, against their true sum, `above`
+    which the second logit is; and the input."""
+    x = torch.full((1, 1, side, side), 5.9e-8)
+    x[0, 0, 0, 0] = 1
+    network = nn.Sequential(nn.AvgPool2d(side), nn.Flatten(), nn.Linear(1, 2))
+    with torch.no_grad():
+        network[2].weight.copy_(torch.tensor([[0.0], [float(side * side)]]))
+        network[2].bias.copy_(torch.tensor([x.double().sum().item() - above, 0.0]))
+    return network.eval(), x
+
+
+@pytest.mark.parametrize("side", [64, 128])
+@pytest.mark.parametrize("stage", ["ibp", "crown-ibp", "crown", "alpha-crown"])
+def test_long_sums_certify_nothing_false(side: int, stage: str) -> None:
+    """More is lost than the tolerance of short sums."""
+    network, x = _swallowing(side, above=1.2e-4)
+    claim = Ibp().margins(trace(network, x.shape[1:]), input_box(x, 1e-9, 0, 1), LABEL).lower[0, 1].item()
+    inputs = Inputs.of(trace(network, x.shape[1:]), x, LABEL, 0.0, 1.0, 1.0)
+    (_, found), *_ = bounded(CascadeOptions(stages=(stage,)).verifiers()[stage], inputs, LABEL, 1e-9, 1)
+    assert claim > (1e-4 if side == 64 else 5e-4)
+    assert not isinstance(found, str)
+    assert not bool(found.proved[0, 1])
 
 
 def _exact_margin(network: nn.Linear, x: Tensor, epsilon: float) -> Fraction:
