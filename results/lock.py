@@ -35,7 +35,7 @@ class DriverLock:
 
     Raises:
         StudyLocked: on entry, when another driver lives.
-        StorageError: the lock cannot be written, or is a link, which no driver makes.
+        StorageError: the lock cannot be written, or is a link that leads nowhere, which no driver makes.
     """
 
     def __init__(self, location: Location) -> None:
@@ -80,10 +80,11 @@ class DriverLock:
         try:
             descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
-            if file.is_symlink():
-                # Waiting for what it leads to could last for ever.
+            if file.is_symlink() and not file.exists():
+                # It has no beat that could stop.
                 raise StorageError(
-                    f"cannot lock the study {self._shown}: {file} is a symbolic link; remove it, then try again"
+                    f"cannot lock the study {self._shown}: {file} is a link that leads nowhere; "
+                    "remove it, then try again"
                 ) from None
             return False
         try:
