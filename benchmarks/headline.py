@@ -1,7 +1,7 @@
 """The largest networks here: cnn-medium on all of Fashion-MNIST at epsilon 0.1, all 10,000 test images.
 
     python benchmarks/headline.py tune [--epochs 10] [--workers 1]                # nine times cnn-small; resumable
-    python benchmarks/headline.py run [--epochs 30] [--sparsities 0.95 0.99 0]    # resumable; an hour or more each
+    python benchmarks/headline.py run [--epochs 30] [--sparsities 0.95 0.99 0]    # resumable; hours each
     python benchmarks/headline.py run --precision bfloat16                        # where `sparsevlr check` says so
     python benchmarks/headline.py pack                                            # the state of what was cut
     python benchmarks/headline.py report                                          # table from the checked-in raw data

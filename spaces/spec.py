@@ -189,9 +189,10 @@ class StudySpec(SpecModel):
         first = self.scheduler.first_rung
         if self.scheduler.kind == "stopping" and first is not None and first > self.epochs:
             raise SpecError(f"scheduler.first_rung must be at most epochs, {self.epochs}, got {first}")
-        for key in ("stages", "rung_stages", "final_stages"):
-            if "adversarial_accuracy" in self.objectives and "pgd" not in getattr(self.verification, key):
-                key = "test_stages" if key == "final_stages" else key
+        scoring = self.verification
+        asked = {"stages": scoring.stages, "rung_stages": scoring.rung_stages, "test_stages": scoring.final_stages}
+        for key, stages in asked.items():
+            if "adversarial_accuracy" in self.objectives and "pgd" not in stages:
                 raise SpecError(f"objectives has adversarial_accuracy, which needs the stage pgd in verification.{key}")
         for index, point in enumerate(self.starting_points):
             try:

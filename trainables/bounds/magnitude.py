@@ -46,7 +46,7 @@ def magnitudes(graph: Graph, bounds: Sequence[Interval]) -> Tensor:
 
 
 def _terms(layer: nn.Module) -> int:
-    """How many numbers are summed up for one output, and going backwards for one input."""
+    """How many numbers are summed up for one output, and going backwards for one input; a maximum counts as a sum."""
     if isinstance(layer, nn.Linear):
         return layer.in_features + layer.out_features
     if isinstance(layer, nn.Conv2d):
