@@ -134,7 +134,7 @@ class Search:
                 one = torch.tensor([index])
                 heapq.heappush(waiting, (value, pushed, nodes.pick(one), bounds.weight[one]))
                 pushed += 1
-            while point is None and waiting and time.thread_time() <= self._deadline:
+            while point is None and waiting and not self._late():
                 taken = [heapq.heappop(waiting) for _ in range(min(self._at_once, len(waiting)))]
                 inner = [entry for entry in taken if self._unsplit(entry[2]).any()]
                 for _, _, leaf, _ in (entry for entry in taken if not self._unsplit(entry[2]).any()):
@@ -190,6 +190,9 @@ class Search:
         """`(nodes,)`: whether a bound is a proof; multipliers add to what rounding is relative to."""
         return value > TOLERANCE[value.dtype] * (self._scale + nodes.multiplier @ self._size)
 
+    def _late(self) -> bool:
+        return time.thread_time() > self._deadline
+
     def _unproved(self, value: float) -> float:
         """A bound that is no proof, no larger than what nobody takes for one."""
         return min(value, TOLERANCE[torch.float64] * self._scale)
@@ -211,7 +214,7 @@ class Search:
             here = nodes._replace(slope=slope.detach().clone(), multiplier=share.detach() * unit)
             best = (here, found) if best is None else _better(best, (here, found))
             closed = self._closed(best[1].value, best[0])
-            if step == steps or bool(closed.all()) or not total.requires_grad:
+            if step == steps or bool(closed.all()) or not total.requires_grad or self._late():
                 break
             slope.grad, share.grad = torch.autograd.grad(total, (slope, share))
             optimizer.step()

@@ -107,6 +107,18 @@ def test_no_time_is_a_time_out(problem: Problem) -> None:
     assert np.isfinite(found.margin[late]).all()
 
 
+def test_no_step_is_taken_after_the_deadline(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of subproblems take many."""
+    bounds, calls = branching.Search._bounds, []
+    monkeypatch.setattr(branching, "_CLEAR", math.inf)
+    monkeypatch.setattr(branching.Search, "_late", lambda self: True)
+    monkeypatch.setattr(branching.Search, "_bounds", lambda self, nodes: calls.append(1) or bounds(self, nodes))
+    late = _verify(problem).cause == Cause.time_out
+    assert late.any()
+    searched = len(calls) / 2
+    assert late.sum() <= searched <= 60
+
+
 @pytest.mark.usefixtures("only_leaves")
 def test_bounds_hold_where_a_search_ends_with_a_point(problem: Problem) -> None:
     """The point of a leaf may still fail to be confirmed, and the subproblems beside it are not yet bounded."""
