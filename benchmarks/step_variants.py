@@ -58,7 +58,7 @@ def variants(name: str) -> dict[str, Step]:
     x, y = torch.rand(size, *SHAPE), torch.randint(CLASSES, (size,))
 
     def batch(inputs: Tensor) -> Batch:
-        return Batch(inputs, y, *input_box(inputs, EPSILON * RAMP, 0.0, 1.0), RAMP, low=0.0, high=1.0)
+        return Batch(inputs, y, input_box(inputs, EPSILON * RAMP, 0.0, 1.0), RAMP, low=0.0, high=1.0)
 
     steps: dict[str, Step] = {}
     for precision in PRECISIONS:

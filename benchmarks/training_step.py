@@ -71,7 +71,7 @@ def run(repeats: int, names: list[str]) -> None:
         torch.manual_seed(0)
         network = build_architecture(name, options, SHAPE, CLASSES).train()
         x, y = torch.rand(size, *SHAPE), torch.randint(CLASSES, (size,))
-        batch = Batch(x, y, *input_box(x, EPSILON * RAMP, 0.0, 1.0), RAMP, low=0.0, high=1.0)
+        batch = Batch(x, y, input_box(x, EPSILON * RAMP, 0.0, 1.0), RAMP, low=0.0, high=1.0)
         steps = {which: our_step(copy.deepcopy(network), loss, batch) for which, loss in OURS.items()}
         steps |= {which: our_step(copy.deepcopy(network), loss, batch, reduced=True) for which, loss in REDUCED.items()}
         steps[DATA] = data_step(size)
@@ -113,7 +113,7 @@ def their_step(network: nn.Module, method: str, batch: Batch) -> Step:
     bounded.train()
     natural = any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in network.modules())
     inputs = library.BoundedTensor(
-        batch.x, library.PerturbationLpNorm(norm=float("inf"), x_L=batch.box.lower, x_U=batch.box.upper)
+        batch.x, library.PerturbationLpNorm(norm=float("inf"), x_L=batch.region.lower, x_U=batch.region.upper)
     )
     unit = torch.eye(CLASSES)
     margins = unit[batch.y][:, None, :] - unit

@@ -249,7 +249,7 @@ def growth(config: TrialConfig, spec: StudySpec, checkpoint: Checkpoint) -> dict
         def batches(count: int, at: float, part: Sequence[torch.Tensor] = part) -> Iterator[Batch]:
             for rows in part[:count]:
                 x, y = (torch.from_numpy(values[rows.numpy()]) for values in (data.train.x, data.train.y))
-                yield Batch(x, y, *input_box(x, at * spec.epsilon, data.low, data.high), at)
+                yield Batch(x, y, input_box(x, at * spec.epsilon, data.low, data.high), at)
 
         candidates = Candidates(trace(network, data.shape), torch.Generator(), methods.loss, batches)
         at = ramp.value(checkpoint.epoch * steps.per_epoch)

@@ -69,7 +69,7 @@ class Progress:
         before = f", {self._over_before} of them over already" if self._over_before else ""
         self._console.print(
             f"searching {spec.data}: {spec.trials} trials of up to {spec.epochs} epochs{before}, "
-            f"epsilon {spec.epsilon:g}, seed {spec.seed} -> {self._uri}"
+            f"epsilon {spec.epsilon:g}{' by L2' if spec.norm == 'l2' else ''}, seed {spec.seed} -> {self._uri}"
         )
         if self._console.is_terminal:
             self._live.start()

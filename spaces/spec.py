@@ -27,8 +27,8 @@ from .sections import Limits, Ramp, Resources, Scheduler, Verification
 from .space import SearchSpace
 from .suggest import closest, listed
 
-CONSTANTS = ("data", "data_options", "epsilon", "epsilon_scale", "epochs", "ramp", "batch_size", "precision")
-LATER = {"epsilon_scale": None, "precision": "float32"}
+CONSTANTS = ("data", "data_options", "epsilon", "epsilon_scale", "norm", "epochs", "ramp", "batch_size", "precision")
+LATER = {"epsilon_scale": None, "norm": "linf", "precision": "float32"}
 """Constants that there was no choice of before, with what that means: so old studies keep their fingerprints."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -45,6 +45,7 @@ class StudySpec(SpecModel):
         epsilon: radius of the box around each input, in the units of the data's range; above 0.
         epsilon_scale: the radius of each feature as a multiple of epsilon, at least 0: nested lists that broadcast to
             the shape of an input; None is 1 everywhere.
+        norm: by which an input is within epsilon, of differences over `epsilon_scale`: `linf` is a box, `l2` a ball.
         epochs: that a trial trains which is not stopped.
         ramp: the fractions of training between which epsilon grows from 0 to its full size.
         precision: of the products in training; `bfloat16` keeps weights, optimizer and losses in float32. Everything is
@@ -63,6 +64,7 @@ class StudySpec(SpecModel):
     data_options: Mapping[str, Any] = FrozenMapping({})
     epsilon: StrictFloat = Field(gt=0)
     epsilon_scale: tuple[Any, ...] | None = None
+    norm: Literal["linf", "l2"] = "linf"
     epochs: StrictInt = Field(default=27, ge=1)
     ramp: Ramp = Ramp()
     batch_size: StrictInt = Field(default=128, ge=1)
@@ -116,12 +118,14 @@ class StudySpec(SpecModel):
         """
         if self.epsilon_scale is not None:
             check_shape(self.epsilon_scale, dataset.shape, dataset.name)
-        width = dataset.high - dataset.low
+        width, of = dataset.high - dataset.low, "width"
+        if self.norm == "l2":
+            width, of = width * float(np.prod(dataset.shape)) ** 0.5, "diagonal"
         radius = self.epsilon * float(np.max(1.0 if self.epsilon_scale is None else self.epsilon_scale))
         if radius > width:
             what = "epsilon" if self.epsilon_scale is None else "epsilon times the largest of epsilon_scale"
             raise SpecError(
-                f"{what} must be at most {width:g}, the width of the input range [{dataset.low:g}, {dataset.high:g}] "
+                f"{what} must be at most {width:g}, the {of} of the input range [{dataset.low:g}, {dataset.high:g}] "
                 f"of {dataset.name!r}, got {radius:g}"
             )
         wanted, most = self.verification.samples, len(dataset.validation)
@@ -192,6 +196,8 @@ class StudySpec(SpecModel):
         scoring = self.verification
         asked = {"stages": scoring.stages, "rung_stages": scoring.rung_stages, "test_stages": scoring.final_stages}
         for key, stages in asked.items():
+            if self.norm == "l2" and "exact" in stages:
+                raise SpecError(f"verification.{key} has exact, which knows boxes alone: norm must be linf, got l2")
             if "adversarial_accuracy" in self.objectives and "pgd" not in stages:
                 raise SpecError(f"objectives has adversarial_accuracy, which needs the stage pgd in verification.{key}")
         for index, point in enumerate(self.starting_points):

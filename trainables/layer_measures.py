@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
-from .bounds import Box, Graph, ReLUStates, widths_before_relus
+from .bounds import Graph, Region, ReLUStates, widths_before_relus
 from .certified_training import Batch, CertifiedLoss
 from .compaction import LayerUnits
 from .mask import Mask, prunable_weights
@@ -30,7 +30,7 @@ def layer_measures(
     *,
     states: Mapping[int, ReLUStates],
     units: Sequence[LayerUnits],
-    box: Box,
+    region: Region,
     loss: CertifiedLoss,
     batch: Batch,
 ) -> LayerMeasures:
@@ -54,7 +54,7 @@ def layer_measures(
         mask: which weights are kept.
         states: of the ReLUs, from `relu_states`.
         units: what compaction leaves of each layer.
-        box: a few input boxes to measure tightness in, each `(batch, *shape)`.
+        region: of a few inputs to measure tightness in, `(batch, *shape)`.
         loss: the gradient is its, with BatchNorm as in training.
         batch: of the training split, where the epsilon ramp is.
     """
@@ -71,7 +71,7 @@ def layer_measures(
         (names[graph.nodes[index].layer], state) for index, state in states.items()
     ).items():
         measures[name] |= {"unstable_relu_fraction": unstable / pairs, "dead_relu_fraction": dead / neurons}
-    widths = widths_before_relus(graph, box, neurons=TIGHTNESS_NEURONS, generator=generator("tightness"))
+    widths = widths_before_relus(graph, region, neurons=TIGHTNESS_NEURONS, generator=generator("tightness"))
     for name, (backward, interval) in _summed(
         (names[graph.nodes[index].layer], width) for index, width in widths.items()
     ).items():

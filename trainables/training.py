@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..spaces import StudySpec
 from ..spaces.datasets import Dataset
 from .averaging import Average
-from .bounds import Box, input_box, trace
+from .bounds import Region, input_region, trace
 from .certified_training import RAMPS, Batch
 from .checkpoint import Checkpoint
 from .compaction import InTraining, Trained
@@ -145,12 +145,12 @@ class Training:
         return self._sparsification.mask
 
     def batch(self, chosen: Sequence[int]) -> Batch:
-        """Some samples of the training split, with their boxes where the ramp is."""
+        """Some samples of the training split, with their regions where the ramp is."""
         return self._batch(np.asarray(chosen), self.ramp, derived_seed(self._seed, "batch", self.epoch))
 
-    def box(self, x: Tensor, epsilon: float) -> Box:
-        """The boxes around inputs `(batch, *shape)` by the study's input range and scales."""
-        return input_box(x, epsilon, self._data.low, self._data.high, self.scale)
+    def region(self, x: Tensor, epsilon: float) -> Region:
+        """Where inputs around `x`, `(batch, *shape)`, may lie by the study's norm, input range and scales."""
+        return input_region(x, epsilon, self._data.low, self._data.high, self.scale, self._spec.norm)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -268,8 +268,8 @@ class Training:
     def _batch(self, chosen: NDArray[np.int64], ramp: float, seed: int) -> Batch:
         x = torch.from_numpy(self._data.train.x[chosen]).to(self._device)
         y = torch.from_numpy(self._data.train.y[chosen]).to(self._device)
-        box = self.box(x, ramp * self._spec.epsilon * self._methods.loss.epsilon_factor)
-        return Batch(x, y, *box, ramp, low=self._data.low, high=self._data.high, seed=seed)
+        region = self.region(x, ramp * self._spec.epsilon * self._methods.loss.epsilon_factor)
+        return Batch(x, y, region, ramp, low=self._data.low, high=self._data.high, seed=seed)
 
     def _trained(self, step: int) -> Trained:
         """What an optimizer step works on."""

@@ -199,6 +199,7 @@ class Trial:
             low=data.low,
             high=data.high,
             scale=self._training.scale,
+            norm=spec.norm,
             options=options,
             seed=derived_seed("attack", split_name, rung),
         )
@@ -213,10 +214,11 @@ class Trial:
             low=data.low,
             high=data.high,
             scale=self._training.scale,
+            norm=spec.norm,
             options=options,
             known=known,
         )
-        states = relu_states(graph, self._training.box(x, spec.epsilon))
+        states = relu_states(graph, self._training.region(x, spec.epsilon))
         # Of the validation split alone: they explain what the search decides on.
         measures = self._measure_layers(x, states, compaction) if split_name == "validation" else None
         self._verify_seconds += time.perf_counter() - started
@@ -276,7 +278,7 @@ class Trial:
             training.mask,
             states=states,
             units=compaction.layers,
-            box=training.box(some, self._spec.epsilon),
+            region=training.region(some, self._spec.epsilon),
             loss=self._loss,
             batch=training.batch(fixed_subset(len(data.train.y), GRADIENT_SAMPLES, "gradient")),
         )

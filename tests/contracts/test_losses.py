@@ -12,8 +12,7 @@ from torch import nn
 from sparsevlr.spaces import StudySpec, TrialConfig
 from sparsevlr.spaces.architectures import ARCHITECTURES
 from sparsevlr.spaces.datasets import Dataset, load_dataset
-from sparsevlr.trainables.bounds import Box, interval_bounds, settle, trace
-from sparsevlr.trainables.bounds import input_box as boxed
+from sparsevlr.trainables.bounds import NORMS, Norm, Region, input_region, interval_bounds, settle, trace
 from sparsevlr.trainables.certified_training import LOSSES, Batch, CertifiedLoss
 from sparsevlr.trainables.dense_stage import DenseStage
 from sparsevlr.trainables.errors import Diverged
@@ -22,6 +21,10 @@ from sparsevlr.trainables.training import Training
 
 CHEAP = {"attack_steps": 2, "latent_steps": 2}
 WORKS_ON = [(loss, architecture) for loss in LOSSES for architecture in ARCHITECTURES]
+BY_NORM = [
+    *((*pair, "linf") for pair in WORKS_ON),
+    *((loss, name, "l2") for loss in LOSSES for name in ("mlp", "cnn-small")),
+]
 
 
 def cheap(name: str) -> CertifiedLoss:
@@ -37,31 +40,33 @@ def network(architecture: str) -> nn.Sequential:
     return ARCHITECTURES[architecture](**options).build((1, 6, 6), 3).double().train()
 
 
-def batch(epsilon: float, *, boxes: dict[int, Box] | None = None, ramp: float = 0.5) -> Batch:
+def batch(epsilon: float, *, norm: Norm = "linf", boxes: dict[int, Region] | None = None, ramp: float = 0.5) -> Batch:
     drawn = torch.Generator().manual_seed(1)
     x = torch.rand(6, 1, 6, 6, dtype=torch.float64, generator=drawn)
     factors = torch.rand(1, 6, 6, dtype=torch.float64, generator=drawn)
-    box = boxed(x, epsilon * factors, 0.0, 1.0)
-    return Batch(x, torch.tensor([0, 1, 2, 0, 1, 2]), *box, ramp, boxes, low=0.0, high=1.0, seed=5)
+    region = input_region(x, epsilon * factors, 0.0, 1.0, norm=norm)
+    return Batch(x, torch.tensor([0, 1, 2, 0, 1, 2]), region, ramp, boxes, low=0.0, high=1.0, seed=5)
 
 
 def single(batch: Batch) -> Batch:
-    x, centre, radius = (values.float() for values in (batch.x, batch.centre, batch.radius))
-    return replace(batch, x=x, centre=centre, radius=radius)
+    centre, radius = (values.float() for values in batch.region[:2])
+    return replace(batch, x=batch.x.float(), region=batch.region._replace(centre=centre, radius=radius))
 
 
-@pytest.mark.parametrize(("name", "architecture"), WORKS_ON)
-def test_at_epsilon_0_it_is_plain_cross_entropy(name: str, architecture: str) -> None:
+@pytest.mark.parametrize(("name", "architecture", "norm"), BY_NORM)
+def test_at_epsilon_0_it_is_plain_cross_entropy(name: str, architecture: str, norm: Norm) -> None:
     net = network(architecture)
     expected = F.cross_entropy(copy.deepcopy(net)(batch(0.0).x), batch(0.0).y).item()
     for ramp in (0.0, 0.5):
-        value = cheap(name).loss(trace(net, (1, 6, 6)), batch(0.0, ramp=ramp)).item()
+        value = cheap(name).loss(trace(net, (1, 6, 6)), batch(0.0, norm=norm, ramp=ramp)).item()
         assert value == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize(("name", "architecture"), WORKS_ON)
-def test_it_is_deterministic_and_leaves_everything_but_running_statistics(name: str, architecture: str) -> None:
-    net, data = network(architecture), batch(0.02)
+@pytest.mark.parametrize(("name", "architecture", "norm"), BY_NORM)
+def test_it_is_deterministic_and_leaves_everything_but_running_statistics(
+    name: str, architecture: str, norm: Norm
+) -> None:
+    net, data = network(architecture), batch(0.02, norm=norm)
     graph, loss, natural = trace(net, (1, 6, 6)), cheap(name), copy.deepcopy(net)
     before, state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
     value = loss.loss(graph, data)
@@ -82,13 +87,14 @@ def test_it_is_deterministic_and_leaves_everything_but_running_statistics(name: 
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("architecture", ["mlp", "resnet-small"])
-def test_it_leaves_the_interval_bounds_of_the_box_or_of_a_part_of_it(name: str, architecture: str) -> None:
-    boxes: dict[int, Box] = {}
-    data = batch(0.05, boxes=boxes)
+@pytest.mark.parametrize("norm", NORMS)
+def test_it_leaves_the_interval_bounds_of_the_box_or_of_a_part_of_it(name: str, architecture: str, norm: Norm) -> None:
+    boxes: dict[int, Region] = {}
+    data = batch(0.05, norm=norm, boxes=boxes)
     graph, loss = trace(network(architecture), (1, 6, 6)), cheap(name)
     loss.loss(graph, data)
     assert boxes.keys() == (set(range(len(graph.nodes) - 1)) if loss.leaves_boxes else set())
-    bounds = interval_bounds(settle(graph, data.x), *data.box)
+    bounds = interval_bounds(settle(graph, data.x), data.region)
     for index, seen in boxes.items():
         # A loss over a part of the box leaves smaller ones.
         assert bool((seen.lower >= bounds[index].lower - 1e-9).all())
@@ -100,7 +106,7 @@ def test_it_leaves_the_interval_bounds_of_the_box_or_of_a_part_of_it(name: str, 
 def test_in_bfloat16_it_is_near_what_it_is_in_float32_and_no_bounds_cross(name: str, architecture: str) -> None:
     loss, found = cheap(name), []
     for reduced in (False, True):
-        net, boxes = network(architecture).float(), dict[int, Box]()
+        net, boxes = network(architecture).float(), dict[int, Region]()
         data = single(batch(0.05, boxes=boxes))
         with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
             value = loss.loss(trace(net, (1, 6, 6)), data)
@@ -118,7 +124,7 @@ def test_in_bfloat16_it_is_near_what_it_is_in_float32_and_no_bounds_cross(name: 
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_seed_decides_the_attack_and_nothing_else(name: str) -> None:
     graph, data = trace(network("mlp"), (1, 6, 6)), batch(0.2)
-    other = Batch(data.x, data.y, *data.box, data.ramp, low=0.0, high=1.0, seed=6)
+    other = Batch(data.x, data.y, data.region, data.ramp, low=0.0, high=1.0, seed=6)
     known = {field.name for field in fields(LOSSES[name])}
     values = [cheap(name).loss(graph, each).item() for each in (data, other)]
     assert (values[0] != values[1]) == bool(known & {"attack_steps", "latent_steps"})
@@ -200,9 +206,24 @@ def test_the_box_that_is_trained_on_is_a_multiple_of_epsilon(digits: Dataset, mo
         training("ibp", digits, **{"loss.epsilon_factor": factor}).train_until(2)
     plain, wide = seen[len(seen) // 2 - 1], seen[-1]
     assert plain.ramp == wide.ramp == 1.0
-    assert plain.radius.max().item() == pytest.approx(0.05)
-    assert wide.radius.max().item() == pytest.approx(0.075)
+    assert plain.region.radius.max().item() == pytest.approx(0.05)
+    assert wide.region.radius.max().item() == pytest.approx(0.075)
     assert len({batch.seed for batch in seen}) == len(seen) // 2
+
+
+@pytest.mark.parametrize("name", ["ibp", "crown-ibp", "sabr", "mtl-ibp", "staps", "pgd"])
+def test_training_by_l2_lowers_the_certified_loss(name: str, digits: Dataset) -> None:
+    spec = StudySpec.from_dict(SPEC.to_dict() | {"norm": "l2", "epsilon": 0.1, "epochs": 10})
+    losses = []
+    for epochs in (0, 10):
+        one = training(name, digits, spec, **{"optimizer.learning_rate": 0.01})
+        if epochs:
+            one.train_until(epochs)
+        some = one.batch(range(200))
+        balls = replace(some, region=one.region(some.x, 0.1), ramp=1.0)
+        one.network.eval()
+        losses.append(LOSSES["ibp"](kappa_start=0.0).loss(one.graph, balls).item())
+    assert losses[1] < losses[0]
 
 
 def test_a_feature_of_scale_0_is_held_in_training(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,8 +237,8 @@ def test_a_feature_of_scale_0_is_held_in_training(digits: Dataset, monkeypatch: 
     scaled = StudySpec.from_dict(SPEC.to_dict() | {"epsilon_scale": scale.tolist()})
     training("mtl-ibp", digits, scaled, **{"loss.epsilon_factor": 2.0}).train_until(2)
     batch = seen[-1]
-    expected = boxed(batch.x, 0.05 * 2.0 * scale, 0.0, 1.0)
-    assert all(torch.equal(*pair) for pair in zip(batch.box, expected, strict=True))
+    expected = input_region(batch.x, 0.05 * 2.0 * scale, 0.0, 1.0)
+    assert all(torch.equal(*pair) for pair in zip(batch.region, expected, strict=True))
     wide = batch.widened(2.0)
     held = (scale == 0).expand_as(batch.x)
     assert bool(held.any())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sparsevlr.spaces.architectures import ARCHITECTURES
-from sparsevlr.trainables.bounds import Graph, trace
+from sparsevlr.trainables.bounds import Box, Graph, trace
 from sparsevlr.trainables.certified_training import IBP, Batch, CertifiedLoss
 from sparsevlr.trainables.mask import Mask, prunable_weights
 from sparsevlr.trainables.pruning import (
@@ -48,7 +48,7 @@ def candidates(
         for _ in range(count):
             x = torch.rand(8, *shape, generator=drawn)
             y = torch.randint(net[-1].out_features, (8,), generator=drawn)
-            yield Batch(x, y, x, torch.full_like(x, 0.1 * ramp), ramp)
+            yield Batch(x, y, Box(x, torch.full_like(x, 0.1 * ramp)), ramp)
 
     return Candidates(trace(net, shape), torch.Generator().manual_seed(seed), loss or IBP(), batches)
 

@@ -252,6 +252,19 @@ def test_scales_of_epsilon_broadcast_to_an_input() -> None:
         spec(epsilon=0.5, epsilon_scale=[3, 0, 0]).check_against(dataset())
 
 
+def test_balls_may_be_as_wide_as_the_range_and_have_no_exact_stage() -> None:
+    spec(norm="l2", epsilon=1.7).check_against(dataset())
+    with pytest.raises(SpecError, match=r"^epsilon must be at most 1.73205, the diagonal of the input .* got 1.8"):
+        spec(norm="l2", epsilon=1.8).check_against(dataset())
+    for key in ("stages", "rung_stages", "test_stages"):
+        with pytest.raises(SpecError, match=rf"^verification.{key} has exact, .*: norm must be linf, got l2"):
+            spec(norm="l2", verification={key: ["ibp", "exact"]})
+    with pytest.raises(SpecError, match=r"^norm must be 'linf' or 'l2', got 'l1'"):
+        spec(norm="l1")
+    assert "norm" not in spec().constants()
+    assert spec(norm="l2").constants()["norm"] == "l2"
+
+
 def test_scales_of_epsilon_are_in_the_fingerprint_where_they_are_given() -> None:
     assert spec().constants() == spec(epsilon_scale=None).constants()
     assert "epsilon_scale" not in spec().constants()

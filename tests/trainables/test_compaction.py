@@ -360,10 +360,10 @@ def all_bounds(network: nn.Sequential, x: Tensor, y: Tensor) -> list[Tensor]:
     graph = trace(network, SHAPE)
     box = input_box(x, 0.1, 0, 1)
     with torch.no_grad():
-        features = interval_bounds(graph, *box)[graph.features]
+        features = interval_bounds(graph, box)[graph.features]
         return [
             network(x),
-            margin_lower_bounds(graph.last_linear, *features, y),
+            margin_lower_bounds(graph.last_linear, features, y),
             crown_ibp_margins(graph, box, y),
             crown_margins(graph, box, y),
         ]

@@ -80,7 +80,7 @@ def batch_of(shape: tuple[int, ...], classes: int, seed: int = 1) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(12, *shape, generator=generator, dtype=torch.float64)
     y = torch.randint(classes, (12,), generator=generator)
-    return Batch(x, y, *input_box(x, 0.02, 0, 1), ramp=0.7, boxes={})
+    return Batch(x, y, input_box(x, 0.02, 0, 1), ramp=0.7, boxes={})
 
 
 def gradients(trained: Trained, batch: Batch) -> tuple[float, dict[str, Tensor], dict[int, Box]]:

@@ -143,6 +143,7 @@ CONSTANTS = {
     "data_options": {"scale": 2},
     "epsilon": 0.04,
     "epsilon_scale": [0.5],
+    "norm": "l2",
     "epochs": 5,
     "ramp": {"start": 0.1, "end": 0.5},
     "batch_size": 64,
@@ -184,7 +185,7 @@ INDIFFERENT = {
 
 
 def test_stages_that_differ_in_anything_that_matters_are_never_shared(spec: StudySpec) -> None:
-    assert CONSTANTS.keys() == {*spec.constants(), "epsilon_scale", "precision", "seed"}
+    assert CONSTANTS.keys() == {*spec.constants(), "epsilon_scale", "norm", "precision", "seed"}
     chosen = LATER_FAMILIES | dict(config().values)
     dense = {family: FAMILIES[family][chosen[family]] for family in ("loss", "optimizer", *LATER_FAMILIES)}
     # A trial with a parent begins with the parent's mask: it has no dense stage.

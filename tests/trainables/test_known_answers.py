@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsevlr.trainables.bounds import Graph, input_box, interval_bounds, trace
+from sparsevlr.trainables.bounds import Box, Graph, input_box, interval_bounds, trace
 from sparsevlr.trainables.certified_training import (
     INITIALISATIONS,
     LOSSES,
@@ -41,7 +41,7 @@ def candidates(net: nn.Sequential, loss: CertifiedLoss) -> Candidates:
 
     def batches(count: int, ramp: float):
         x = torch.ones(2, *shape)
-        return (Batch(x, torch.zeros(2, dtype=torch.long), x, x, ramp) for _ in range(count))
+        return (Batch(x, torch.zeros(2, dtype=torch.long), Box(x, x), ramp) for _ in range(count))
 
     return Candidates(trace(net, shape), torch.Generator().manual_seed(0), loss, batches)
 
@@ -129,7 +129,7 @@ def test_loss_gradients_are_means_and_leave_the_network_as_it_was() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     x = torch.rand(3, 6, 3)
-    drawn = [Batch(one, torch.tensor([0, 1, 0, 1, 0, 1]), *input_box(one, 0.05, 0.0, 1.0), 0.5) for one in x]
+    drawn = [Batch(one, torch.tensor([0, 1, 0, 1, 0, 1]), input_box(one, 0.05, 0.0, 1.0), 0.5) for one in x]
     loss = LOSSES["ibp"]()
     seen = Candidates(trace(net, (3,)), torch.Generator(), loss, lambda count, ramp: iter(drawn[:count]))
     gradients = mean_over_batches(seen, loss.loss, batches=3, ramp=0.5, of=gradient_alone)
@@ -180,9 +180,9 @@ def two_neurons() -> nn.Sequential:
 def test_stability_by_hand() -> None:
     net = two_neurons()
     graph, x = trace(net, (1,)), torch.full((1, 1), 0.5, dtype=torch.float64)
-    boxes = dict(enumerate(interval_bounds(graph, *input_box(x, 0.1, 0.0, 1.0))))
+    boxes = dict(enumerate(interval_bounds(graph, input_box(x, 0.1, 0.0, 1.0))))
     # Bounds [0.4, 0.6] and [-0.2, 0.2]: products 0.24 and -0.04; the mean of two neurons.
-    penalty = NRS(weight=0.02).penalty(graph, Batch(x, torch.zeros(1), x, x, 1.0, boxes))
+    penalty = NRS(weight=0.02).penalty(graph, Batch(x, torch.zeros(1), Box(x, x), 1.0, boxes))
     assert penalty.item() == pytest.approx(-0.01 * (math.tanh(1.24) + math.tanh(0.96)))
     penalty.backward()
     # l u = (w c + b)^2 - (w r)^2, so d/dw = 2 c (w c + b) - 2 w r^2 = 0.48 and 0.04.
@@ -197,8 +197,8 @@ def test_stability_is_measured_in_units_of_the_normalisation_before_it_which_is_
     net = nn.Sequential(plain[0], nn.BatchNorm1d(2, eps=0.0).double(), plain[1], plain[2]).eval()
     net[1].weight.data = torch.tensor([2.0, 1e-9], dtype=torch.float64)
     graph, x = trace(net, (1,)), torch.full((1, 1), 0.5, dtype=torch.float64)
-    bounds = interval_bounds(graph, *input_box(x, 0.1, 0.0, 1.0))
-    penalty = NRS(weight=2.0).penalty(graph, Batch(x, torch.zeros(1), x, x, 1.0, dict(enumerate(bounds))))
+    bounds = interval_bounds(graph, input_box(x, 0.1, 0.0, 1.0))
+    penalty = NRS(weight=2.0).penalty(graph, Batch(x, torch.zeros(1), Box(x, x), 1.0, dict(enumerate(bounds))))
     # The scale of 2 cancels; the one of nearly 0 counts as more than it is.
     assert penalty.item() == pytest.approx(-(math.tanh(1.24) + math.tanh(1.0)))
     penalty.backward()
@@ -211,8 +211,8 @@ def test_every_regulariser_is_a_finite_scalar_and_says_whether_it_reads_boxes(na
     graph, x = trace(two_neurons(), (1,)), torch.full((3, 1), 0.5, dtype=torch.float64)
     regulariser = REGULARISERS[name]()
     box = input_box(x, 0.1, 0.0, 1.0)
-    boxes = dict(enumerate(interval_bounds(graph, *box)))
-    penalty = regulariser.penalty(graph, Batch(x, torch.zeros(3), *box, 0.5, boxes))
+    boxes = dict(enumerate(interval_bounds(graph, box)))
+    penalty = regulariser.penalty(graph, Batch(x, torch.zeros(3), box, 0.5, boxes))
     assert penalty.shape == ()
     assert bool(penalty.isfinite())
     assert regulariser.reads_boxes == (penalty.item() != 0)

@@ -45,9 +45,9 @@ def measured(network: nn.Sequential, mask: Mask, epsilon: float = 0.1) -> LayerM
         mask,
         states=relu_states(graph, box),
         units=compact(network, SHAPE).layers,
-        box=box.pick(slice(4)),
+        region=box.pick(slice(4)),
         loss=IBP(),
-        batch=Batch(x, y, *box, ramp=1.0),
+        batch=Batch(x, y, box, ramp=1.0),
     )
 
 
@@ -56,7 +56,7 @@ def test_gradient_norms_are_those_of_a_training_step() -> None:
     found = measured(network, mask)
     twin = copy.deepcopy(network).train()
     x, y = torch.rand(9, *SHAPE, generator=torch.Generator().manual_seed(1)), torch.arange(9) % 3
-    IBP().loss(trace(twin, SHAPE), Batch(x, y, *input_box(x, 0.1, 0, 1), ramp=1.0)).backward()
+    IBP().loss(trace(twin, SHAPE), Batch(x, y, input_box(x, 0.1, 0, 1), ramp=1.0)).backward()
     assert list(found) == ["0", "1", "2.body.0", "4"]
     for layer, weight in (("0", twin[0].weight), ("2.body.0", twin[2].body[0].weight), ("4", twin[4].weight)):
         kept = mask[f"{layer}.weight"]
@@ -115,9 +115,9 @@ def test_nothing_moves() -> None:
         mask,
         states=relu_states(graph, box),
         units=(),
-        box=box,
+        region=box,
         loss=IBP(),
-        batch=Batch(x, y, *box, ramp=1.0),
+        batch=Batch(x, y, box, ramp=1.0),
     )
     assert [module.training for module in network.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from sparsevlr.trainables.bounds import (
     crown_ibp_margins,
     forward,
     input_box,
+    input_region,
     margin_lower_bounds,
     natural_and_interval,
     trace,
@@ -50,7 +52,7 @@ def batch(
     ramp: float = 1.0,
 ) -> Batch:
     x = torch.rand(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    return Batch(x, torch.tensor([0, 1, 2, 0, 1]), *input_box(x, epsilon, 0.0, 1.0), ramp, low=0.0, high=1.0, seed=3)
+    return Batch(x, torch.tensor([0, 1, 2, 0, 1]), input_box(x, epsilon, 0.0, 1.0), ramp, low=0.0, high=1.0, seed=3)
 
 
 def ibp(graph: Graph, data: Batch) -> float:
@@ -132,7 +134,7 @@ def test_certified_losses_exceed_the_loss_at_every_point_of_the_box(name: str, f
     natural = F.cross_entropy(net(data.x), data.y).item()
     assert robust > attacked(graph, data) > natural
     for signs in itertools.product((-1, 0, 1), repeat=4):
-        points = data.centre + torch.tensor(signs) * data.radius
+        points = data.region.centre + torch.tensor(signs) * data.region.radius
         assert F.cross_entropy(net(points), data.y).item() <= robust
 
 
@@ -173,7 +175,7 @@ def test_a_loss_that_underflows_has_a_geometric_mean_with_a_gradient() -> None:
 
 def widened_box(low: float, high: float) -> tuple[Batch, Box]:
     x = torch.tensor([[0.1, 0.5, 0.95]], dtype=torch.float64)
-    data = Batch(x, torch.tensor([0]), *input_box(x, 0.2, low, high), 1.0, low=low, high=high)
+    data = Batch(x, torch.tensor([0]), input_box(x, 0.2, low, high), 1.0, low=low, high=high)
     return data, data.widened(2.0)
 
 
@@ -183,7 +185,22 @@ def test_widened_boxes_are_those_of_a_larger_epsilon() -> None:
         expected = input_box(data.x, 0.4, low, high)
         assert torch.allclose(wide.lower, expected.lower, atol=1e-12)
         assert torch.allclose(wide.upper, expected.upper, atol=1e-12)
-        assert torch.equal(data.widened(1.0).centre, data.centre)
+        assert torch.equal(data.widened(1.0).centre, data.region.centre)
+
+
+@pytest.mark.parametrize("fusion", [True, False])
+def test_crown_ibp_over_a_ball_exceeds_the_loss_within_it(fusion: bool) -> None:
+    net, data = small(), batch(0.0)
+    data = replace(data, region=input_region(data.x, 0.2, 0.0, 1.0, norm="l2"))
+    graph = trace(net, (4,))
+    fused = LOSSES["crown-ibp"](kappa_start=0.0, fusion=fusion, beta_end=1.0).loss(graph, data).item()
+    assert ibp(graph, data) > attacked(graph, data) > F.cross_entropy(net(data.x), data.y).item()
+    assert fused > attacked(graph, data)
+    boxes = replace(data, region=input_box(data.x, 0.2, 0.0, 1.0))
+    assert ibp(graph, data) < ibp(graph, boxes)
+    for _ in range(200):
+        points = data.region.project(data.x + 0.3 * torch.randn_like(data.x))
+        assert F.cross_entropy(net(points), data.y).item() <= fused
 
 
 @pytest.mark.parametrize("subselection", [0.1, 0.6, 1.0])
@@ -193,7 +210,7 @@ def test_the_small_box_lies_in_the_large_one_and_in_the_input_range(subselection
     x = torch.rand(30, 4, dtype=torch.float64).round(decimals=1)
     features = torch.tensor([epsilon, 0.0, 2 * epsilon, epsilon / 3], dtype=torch.float64)
     box = input_box(x, features, 0.0, 1.0)
-    data = Batch(x, torch.arange(30) % 3, *box, 1.0, low=0.0, high=1.0)
+    data = Batch(x, torch.arange(30) % 3, box, 1.0, low=0.0, high=1.0)
     found = SABR(subselection=subselection).small_box(graph, data)
     assert bool((found.lower >= box.lower - 1e-12).all() and (found.upper <= box.upper + 1e-12).all())
     assert bool((found.lower >= -1e-12).all() and (found.upper <= 1 + 1e-12).all())
@@ -215,9 +232,9 @@ def test_the_small_box_is_where_an_attack_on_the_whole_box_ends_moved_inwards(mo
     monkeypatch.setattr(Pgd, "ascend", ascend)
     found = SABR(subselection=0.4).small_box(trace(small(), (4,)), data)
     (box,) = attacked_boxes
-    assert torch.equal(box.centre, data.centre)
-    assert torch.equal(box.radius, data.radius)
-    assert torch.allclose(found.centre, data.centre + inside.clamp(-0.6, 0.6) * data.radius)
+    assert torch.equal(box.centre, data.region.centre)
+    assert torch.equal(box.radius, data.region.radius)
+    assert torch.allclose(found.centre, data.region.centre + inside.clamp(-0.6, 0.6) * data.region.radius)
 
 
 def test_sabr_lies_between_the_attack_and_the_interval_bounds() -> None:
@@ -231,13 +248,13 @@ def test_sabr_lies_between_the_attack_and_the_interval_bounds() -> None:
 def test_loss_fusion_agrees_with_all_margins_where_both_are_exact() -> None:
     torch.manual_seed(0)
     net, data = nn.Sequential(nn.Linear(4, 2)).double(), batch(0.2)
-    data = Batch(data.x, data.y % 2, *data.box, 1.0)
+    data = Batch(data.x, data.y % 2, data.region, 1.0)
     fused, plain = (
         LOSSES["crown-ibp"](kappa_start=0.0, beta_end=1.0, fusion=fusion).loss(trace(net, (4,)), data).item()
         for fusion in (True, False)
     )
     # One wrong class and no ReLU: the chord touches the exponential at the worst point.
-    worst = margin_lower_bounds(net[0], *data.box, data.y)
+    worst = margin_lower_bounds(net[0], data.region, data.y)
     assert fused == pytest.approx(F.cross_entropy(-worst, data.y).item(), rel=1e-12)
     assert plain == pytest.approx(fused, rel=1e-12)
 
@@ -251,7 +268,7 @@ def test_fused_backward_bounds_are_no_looser_than_the_intervals_they_replace(ram
     generator = torch.Generator().manual_seed(0)
     for _ in range(300):
         signs = torch.randint(0, 2, data.x.shape, generator=generator) * 2 - 1
-        assert F.cross_entropy(net(data.centre + signs * data.radius), data.y).item() <= fused
+        assert F.cross_entropy(net(data.region.centre + signs * data.region.radius), data.y).item() <= fused
     assert fused < ibp(trace(net, (4,)), data)
 
 
@@ -261,7 +278,7 @@ def test_loss_fusion_survives_bounds_of_every_size(scale: float) -> None:
     with torch.no_grad():
         net[-1].weight *= scale
     x = batch(0.2).x.float()
-    data = Batch(x, batch(0.2).y, *input_box(x, 0.2, 0.0, 1.0), 1.0)
+    data = Batch(x, batch(0.2).y, input_box(x, 0.2, 0.0, 1.0), 1.0)
     loss = LOSSES["crown-ibp"](kappa_start=0.0, beta_end=1.0)
     value = loss.loss(trace(net, (4,)), data)
     value.backward()
@@ -282,7 +299,7 @@ def test_dead_neurons_have_finite_gradients() -> None:
 def test_beta_mixes_backward_with_interval_bounds() -> None:
     """The sum in the cross entropy is mixed with loss fusion, each margin without."""
     graph, data = trace(small(), (4,)), batch(0.2)
-    data = Batch(*(part[:1] for part in (data.x, data.y, data.centre, data.radius)), 1.0)
+    data = Batch(data.x[:1], data.y[:1], data.region.pick(slice(1)), 1.0)
 
     def losses(fusion: bool) -> list[float]:
         kinds = (LOSSES["crown-ibp"](kappa_start=0.0, beta_end=beta, fusion=fusion) for beta in (0.0, 0.3, 1.0))
@@ -291,7 +308,7 @@ def test_beta_mixes_backward_with_interval_bounds() -> None:
     interval, mixed, backward = map(math.exp, losses(True))
     assert interval != pytest.approx(backward, rel=1e-3)
     assert mixed == pytest.approx(0.7 * interval + 0.3 * backward, rel=1e-9)
-    worst = interval_margins(graph, data.box, data), crown_ibp_margins(graph, data.box, data.y)
+    worst = interval_margins(graph, data.region, data), crown_ibp_margins(graph, data.region, data.y)
     expected = margin_cross_entropy(0.7 * worst[0] + 0.3 * worst[1], data.y).item()
     assert losses(False)[1] == pytest.approx(expected, rel=1e-9)
 
@@ -345,8 +362,8 @@ def test_latent_attacks_find_the_corners_of_the_latent_box() -> None:
     with torch.no_grad():
         merged.weight.copy_(net[4].weight @ net[2].weight)
         merged.bias.copy_(net[4].weight @ net[2].bias + net[4].bias)
-    _, centre, radius = natural_and_interval(trace(nn.Sequential(net[0], net[1], merged), (4,)), None, *data.box)
-    worst = margin_lower_bounds(merged, centre, radius, data.y)
+    _, centre, radius = natural_and_interval(trace(nn.Sequential(net[0], net[1], merged), (4,)), None, *data.region)
+    worst = margin_lower_bounds(merged, Box(centre, radius), data.y)
     assert found == pytest.approx(F.cross_entropy(-worst, data.y).item(), rel=1e-6)
 
 
@@ -437,9 +454,10 @@ def test_loss_fusion_agrees_with_auto_lirpa() -> None:
         pytest.skip(str(reason))
     loss = LOSSES["crown-ibp"](kappa_start=0.0, beta_end=1.0)
     for sample, label in enumerate(data.y.tolist()):
-        one = Batch(*(part[sample : sample + 1] for part in (data.x, data.y, data.centre, data.radius)), 1.0)
+        here = slice(sample, sample + 1)
+        one = Batch(data.x[here], data.y[here], data.region.pick(here), 1.0)
         # In float32, which auto_LiRPA makes some tensors in whatever the network is.
-        lower, upper = one.box.lower.float(), one.box.upper.float()
+        lower, upper = one.region.lower.float(), one.region.upper.float()
         bounded = library.BoundedModule(Summed(copy.deepcopy(net), label).float(), one.x.float())
         region = library.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
         inputs = (library.BoundedTensor((lower + upper) / 2, region),)

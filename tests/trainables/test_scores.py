@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsevlr.trainables.bounds import Graph, trace
+from sparsevlr.trainables.bounds import Box, Graph, trace
 from sparsevlr.trainables.certified_training import IBP, Batch, CertifiedLoss
 from sparsevlr.trainables.pruning import SCORES, Candidates
 
@@ -25,7 +25,7 @@ def given(net: nn.Sequential, inputs: list[list[float]], loss: CertifiedLoss, ra
     def batches(count: int, ramp: float) -> Iterator[Batch]:
         for values in inputs[:count]:
             x = torch.tensor([values])
-            yield Batch(x, torch.zeros(1, dtype=torch.long), x, torch.full_like(x, radius * ramp), ramp)
+            yield Batch(x, torch.zeros(1, dtype=torch.long), Box(x, torch.full_like(x, radius * ramp)), ramp)
 
     return Candidates(trace(net, (len(inputs[0]),)), torch.Generator(), loss, batches)
 
@@ -53,13 +53,13 @@ def test_snip_is_the_effect_on_the_certified_loss_at_the_asked_epsilon() -> None
 
         def loss() -> float:
             x = torch.tensor([[0.6, 0.2]]).double()
-            batch = Batch(x, torch.zeros(1, dtype=torch.long), x, torch.full_like(x, 0.1 * ramp), ramp)  # noqa: B023
+            batch = Batch(x, torch.zeros(1, dtype=torch.long), Box(x, torch.full_like(x, 0.1 * ramp)), ramp)  # noqa: B023
             return float(IBP().loss(trace(net, (2,)), batch).detach())
 
         def batches(count: int, at: float) -> Iterator[Batch]:
             x = torch.tensor([[0.6, 0.2]]).double()
             for _ in range(count):
-                yield Batch(x, torch.zeros(1, dtype=torch.long), x, torch.full_like(x, 0.1 * at), at)
+                yield Batch(x, torch.zeros(1, dtype=torch.long), Box(x, torch.full_like(x, 0.1 * at)), at)
 
         seen = Candidates(trace(net, (2,)), torch.Generator(), IBP(), batches)
         scores = SCORES["snip"](ramp=ramp).scores(seen)

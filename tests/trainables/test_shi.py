@@ -20,7 +20,7 @@ def network(weights: list[float], biases: list[float]) -> nn.Sequential:
 def batch(graph: Graph, radius: float, ramp: float, x: float = 0.5) -> Batch:
     inputs = torch.full((2, 1), x, dtype=torch.float64)
     box = input_box(inputs, radius, 0.0, 1.0)
-    return Batch(inputs, torch.zeros(2, dtype=torch.long), *box, ramp, dict(enumerate(interval_boxes(graph, box))))
+    return Batch(inputs, torch.zeros(2, dtype=torch.long), box, ramp, dict(enumerate(interval_boxes(graph, box))))
 
 
 def test_tightness_by_hand() -> None:
@@ -86,7 +86,7 @@ def test_gradients_agree_with_finite_differences() -> None:
 
     def penalty() -> torch.Tensor:
         boxes = dict(enumerate(interval_boxes(graph, box)))
-        return REGULARISERS["shi"](tolerance=1.0).penalty(graph, Batch(x, torch.zeros(6), *box, 0.3, boxes))
+        return REGULARISERS["shi"](tolerance=1.0).penalty(graph, Batch(x, torch.zeros(6), box, 0.3, boxes))
 
     weights = [net[0].weight, net[1].weight, net[3].weight]
     gradients = torch.autograd.grad(penalty(), weights)

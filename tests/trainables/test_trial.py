@@ -12,6 +12,7 @@ from sparsevlr.search.scores import at_target
 from sparsevlr.spaces import StudySpec, TrialConfig
 from sparsevlr.spaces.datasets import Dataset
 from sparsevlr.trainables import Diverged, Trial, run_trial
+from sparsevlr.trainables.bounds import NORMS, Norm
 from sparsevlr.trainables.checkpoint import Checkpoint
 from sparsevlr.trainables.compaction import Compaction, compact
 from sparsevlr.trainables.errors import CheckpointError
@@ -105,12 +106,13 @@ def test_every_pattern_survives_training(
         assert last.nonzero_weights == sum(int(kept.any(1).sum()) * int(kept.any(0).sum()) for kept in mask.values())
 
 
+@pytest.mark.parametrize("norm", NORMS)
 def test_a_scale_of_epsilon_goes_through_training_scoring_and_verification_alike(
-    spec: StudySpec, digits: Dataset
+    spec: StudySpec, digits: Dataset, norm: Norm
 ) -> None:
     """Halving all scales and doubling epsilon is exact in floats, and so the same study."""
     stages = {"verification": spec.verification.model_dump() | {"rung_stages": ("ibp", "pgd", "crown-ibp", "crown")}}
-    plain = StudySpec.from_dict(spec.to_dict() | stages)
+    plain = StudySpec.from_dict(spec.to_dict() | stages | {"norm": norm})
     halved = StudySpec.from_dict(plain.to_dict() | {"epsilon": 2 * plain.epsilon, "epsilon_scale": [[[0.5]]]})
     changes = {"loss": "mtl-ibp", "loss.attack_epsilon": 2.0, "loss.alpha": 0.5}
     first, second = (

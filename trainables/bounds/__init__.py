@@ -1,7 +1,7 @@
 """Bounds of networks over boxes: intervals, and backward linear bounds from the margins."""
 
 from .graph import Add, Graph, Node, UnsupportedLayer, trace
-from .interval import Box, ReLUStates, input_box, interval_bounds, relu_states, unstable_relu_fraction
+from .interval import ReLUStates, interval_bounds, relu_states, unstable_relu_fraction
 from .linear import (
     as_intervals,
     backward_combination,
@@ -12,8 +12,9 @@ from .linear import (
     crown_margins,
 )
 from .magnitude import TOLERANCE, magnitudes
-from .margins import logit_bounds, margin_bounds, margin_lower_bounds
+from .margins import margin_bounds, margin_lower_bounds
 from .piecewise import PiecewiseLinear, reduce_margins
+from .region import NORMS, Ball, Box, Norm, Region, input_box, input_region
 from .relaxation import Interval
 from .relu import interval_relu
 from .slopes import optimised_margins
@@ -21,14 +22,18 @@ from .tightness import Widths, widths_before_relus
 from .training import forward, interval_boxes, natural_and_interval, natural_pass, settle
 
 __all__ = [
+    "NORMS",
     "TOLERANCE",
     "Add",
+    "Ball",
     "Box",
     "Graph",
     "Interval",
     "Node",
+    "Norm",
     "PiecewiseLinear",
     "ReLUStates",
+    "Region",
     "UnsupportedLayer",
     "Widths",
     "as_intervals",
@@ -40,10 +45,10 @@ __all__ = [
     "crown_margins",
     "forward",
     "input_box",
+    "input_region",
     "interval_bounds",
     "interval_boxes",
     "interval_relu",
-    "logit_bounds",
     "magnitudes",
     "margin_bounds",
     "margin_lower_bounds",

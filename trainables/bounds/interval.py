@@ -10,66 +10,35 @@ from torch.nn import functional as F
 from ...spaces.architectures.layers import Reshape
 from .affine import Affine, BatchNorm, affine_of, per_channel
 from .graph import Add, Graph, Node, UnsupportedLayer
+from .region import Ball, Box, Region, spread
 from .relu import interval_relu
 
 
-class Box(NamedTuple):
-    """All points within `radius` of `centre`, value by value; both `(batch, *shape)`."""
-
-    centre: Tensor
-    radius: Tensor
-
-    @property
-    def lower(self) -> Tensor:
-        return self.centre - self.radius
-
-    @property
-    def upper(self) -> Tensor:
-        return self.centre + self.radius
-
-    def pick(self, samples: Tensor | slice) -> "Box":
-        """The boxes of some samples of the batch."""
-        return Box(self.centre[samples], self.radius[samples])
-
-
-def input_box(x: Tensor, epsilon: float | Tensor, low: float, high: float, scale: float | Tensor = 1.0) -> Box:
-    """The points within `r = epsilon scale` of `x` that lie in the input range: `[max(low, x - r), min(high, x + r)]`.
-
-    Args:
-        x: `(batch, *shape)`, within `[low, high]`.
-        epsilon: in the units of the input, not negative; a tensor must broadcast to `x`.
-        scale: of each feature, not negative; a tensor must broadcast to `shape`.
-
-    Raises:
-        ValueError: for a negative or NaN `epsilon`.
-    """
-    if not isinstance(epsilon, Tensor) and not epsilon >= 0:
-        raise ValueError(f"epsilon must be at least 0, got {epsilon}")
-    radius = epsilon * scale
-    lower = (x - radius).clamp_(min=low)
-    upper = (x + radius).clamp_(max=high)
-    # Halving the sum is exact where both ends are x, so that a box of epsilon 0 is the point itself.
-    return Box((lower + upper).mul_(0.5), (upper - lower).mul_(0.5))
-
-
-def interval_bounds(graph: Graph, centre: Tensor, radius: Tensor) -> list[Box]:
-    """Bounds of every node for the box `centre ± radius` at the input, BatchNorm by its running statistics.
+def interval_bounds(graph: Graph, region: Region) -> list[Region]:
+    """Bounds of every node over the region `(batch, *shape)` at the input, BatchNorm by its running statistics.
 
     Returns:
-        one `Box` per node of the graph, each `(batch, *node.shape)`; the last one bounds the logits.
+        one `Box` per node of the graph, each `(batch, *node.shape)`; the last one bounds the logits. The input, and
+        what only rearranges it, is as `region` is.
 
     Raises:
         UnsupportedLayer: for a Dropout in training mode.
     """
-    bounds = [Box(centre, radius)]
+    bounds = [region]
     for node in graph.nodes[1:]:
         bounds.append(interval_step(node, [bounds[index] for index in node.inputs]))
     return bounds
 
 
-def interval_step(node: Node, inputs: Sequence[Box]) -> Box:
+def interval_step(node: Node, inputs: Sequence[Region]) -> Region:
     """Bounds of one node from those of its inputs."""
-    return Box(*_STEPS[type(node.layer)](node.layer, *inputs))
+    kind, first = type(node.layer), inputs[0]
+    if isinstance(first, Ball) and kind in REARRANGING:
+        centre, radius = _STEPS[kind](node.layer, first)
+        return first._replace(centre=centre, radius=radius)
+    if kind not in SPREADING:
+        inputs = [region.box() for region in inputs]
+    return Box(*_STEPS[kind](node.layer, *inputs))
 
 
 class ReLUStates(NamedTuple):
@@ -89,13 +58,13 @@ class ReLUStates(NamedTuple):
 
 
 @torch.no_grad()
-def relu_states(graph: Graph, box: Box, *, batch_size: int = 256) -> dict[int, ReLUStates]:
-    """The states of each ReLU of the graph, by its node, over the boxes `(batch, *shape)`."""
+def relu_states(graph: Graph, box: Region, *, batch_size: int = 256) -> dict[int, ReLUStates]:
+    """The states of each ReLU of the graph, by its node, over the regions `(batch, *shape)`."""
     relus = {index: node.inputs[0] for index, node in enumerate(graph.nodes) if isinstance(node.layer, nn.ReLU)}
     unstable = dict.fromkeys(relus, 0)
     dead = {index: torch.ones(graph.nodes[index].shape, dtype=torch.bool, device=box.centre.device) for index in relus}
     for start in range(0, len(box.centre), batch_size):
-        bounds = interval_bounds(graph, *box.pick(slice(start, start + batch_size)))
+        bounds = interval_bounds(graph, box.pick(slice(start, start + batch_size)))
         for index, source in relus.items():
             before = bounds[source]
             unstable[index] += int(((before.lower < 0) & (before.upper > 0)).sum())
@@ -113,16 +82,16 @@ def unstable_relu_fraction(states: Iterable[ReLUStates]) -> float:
     return sum(state.unstable for state in states) / pairs if pairs else 0.0
 
 
-def _linear(layer: nn.Linear, box: Box) -> tuple[Tensor, Tensor]:
-    return F.linear(box.centre, layer.weight, layer.bias), F.linear(box.radius, layer.weight.abs())
+def _linear(layer: nn.Linear, region: Region) -> tuple[Tensor, Tensor]:
+    return F.linear(region.centre, layer.weight, layer.bias), spread(region, F.linear, layer.weight)
 
 
-def _convolution(layer: nn.Conv2d, box: Box) -> tuple[Tensor, Tensor]:
+def _convolution(layer: nn.Conv2d, region: Region) -> tuple[Tensor, Tensor]:
     assert not isinstance(layer.padding, str)
     where = (layer.stride, layer.padding, layer.dilation, layer.groups)
     return (
-        F.conv2d(box.centre, layer.weight, layer.bias, *where),
-        F.conv2d(box.radius, layer.weight.abs(), None, *where),
+        F.conv2d(region.centre, layer.weight, layer.bias, *where),
+        spread(region, lambda radius, weight: F.conv2d(radius, weight, None, *where), layer.weight),
     )
 
 
@@ -135,7 +104,7 @@ def _relu(layer: nn.ReLU, box: Box) -> tuple[Tensor, Tensor]:
     return interval_relu(box.centre, box.radius)
 
 
-def _rearranging(layer: nn.Module, box: Box) -> tuple[Tensor, Tensor]:
+def _rearranging(layer: nn.Module, box: Region) -> tuple[Tensor, Tensor]:
     """Layers without bias whose weights are not negative: the same map takes centre and radius."""
     return layer(box.centre), layer(box.radius)
 
@@ -145,7 +114,7 @@ def _maximum(layer: nn.MaxPool2d, box: Box) -> tuple[Tensor, Tensor]:
     return (lower + upper) * 0.5, (upper - lower) * 0.5
 
 
-def _dropout(layer: nn.Dropout, box: Box) -> tuple[Tensor, Tensor]:
+def _dropout(layer: nn.Dropout, box: Region) -> tuple[Tensor, Tensor]:
     if layer.training and layer.p > 0:
         raise UnsupportedLayer(
             f"Dropout(p={layer.p}) in training mode has no bounds, because its output is random: "
@@ -172,3 +141,8 @@ _STEPS: dict[type[nn.Module], Callable[..., tuple[Tensor, Tensor]]] = {
     Reshape: _rearranging,
     Add: _add,
 }
+
+REARRANGING = frozenset({nn.Flatten, nn.Dropout, Reshape})
+"""Layers that put out what they read: a ball remains one."""
+SPREADING = frozenset({nn.Linear, nn.Conv2d})
+"""Layers whose range over a ball is told exactly; that of others is told over the box around it."""

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .graph import Add, Graph
-from .interval import Box, interval_bounds, interval_step
+from .graph import Add, Graph, Node
+from .interval import REARRANGING, SPREADING, interval_bounds, interval_step
+from .region import Ball, Box, Region
 from .relaxation import Bounds, Interval, Relaxation, is_nonlinear, relax
 from .transpose import transpose
 from .units import unit_rows
@@ -22,7 +23,7 @@ CHUNK_ELEMENTS = 2**21
 
 
 @torch.no_grad()
-def crown_ibp_margins(graph: Graph, box: Box, labels: Tensor) -> Tensor:
+def crown_ibp_margins(graph: Graph, box: Region, labels: Tensor) -> Tensor:
     """Lower bounds of all margins by one backward pass over interval bounds (CROWN-IBP, Zhang et al. 2020).
 
     Args:
@@ -32,11 +33,11 @@ def crown_ibp_margins(graph: Graph, box: Box, labels: Tensor) -> Tensor:
     Returns:
         `(batch, classes)`, lower bounds of `logit_y - logit_k`; 0 at k = y.
     """
-    return backward_margins(graph, box, interval_bounds(graph, *box), labels)
+    return backward_margins(graph, box, interval_bounds(graph, box), labels)
 
 
 @torch.no_grad()
-def crown_margins(graph: Graph, box: Box, labels: Tensor, *, tighten: bool = True) -> Tensor:
+def crown_margins(graph: Graph, box: Region, labels: Tensor, *, tighten: bool = True) -> Tensor:
     """Lower bounds of all margins with the bounds before each nonlinear layer computed backwards as well.
 
     Args and returns as `crown_ibp_margins`; `tighten` as `crown_bounds`.
@@ -44,12 +45,12 @@ def crown_margins(graph: Graph, box: Box, labels: Tensor, *, tighten: bool = Tru
     return backward_margins(graph, box, crown_bounds(graph, box, tighten=tighten), labels)
 
 
-def as_intervals(boxes: Sequence[Box]) -> list[Interval]:
+def as_intervals(boxes: Sequence[Region]) -> list[Interval]:
     """Centre/radius bounds as lower and upper ones."""
     return [Interval(box.lower, box.upper) for box in boxes]
 
 
-def crown_bounds(graph: Graph, box: Box, *, tighten: bool) -> list[Interval]:
+def crown_bounds(graph: Graph, box: Region, *, tighten: bool) -> list[Interval]:
     """Bounds of every node, those before a nonlinear layer by backward linear bounds.
 
     Args:
@@ -62,11 +63,19 @@ def crown_bounds(graph: Graph, box: Box, *, tighten: bool) -> list[Interval]:
     wanted = {node.inputs[0] for node in graph.nodes if is_nonlinear(node.layer)}
     # A ReLU needs no more about a stable neuron; a maximum depends on every bound of its window.
     signs_decide = wanted - {node.inputs[0] for node in graph.nodes if isinstance(node.layer, nn.MaxPool2d)}
-    exact = _exact_nodes(graph)
+    exact = _exact_nodes(graph, box)
     bounds = [Interval(box.lower, box.upper)]
+    balls = {0: box} if isinstance(box, Ball) else {}
     relaxations: dict[int, Relaxation] = {}
+
+    def stepped(node: Node) -> Region:
+        inputs = (balls[source] if source in balls else _as_box(bounds[source]) for source in node.inputs)
+        return interval_step(node, list(inputs))
+
     for index, node in enumerate(graph.nodes[1:-1], start=1):
-        step = interval_step(node, [_as_box(bounds[source]) for source in node.inputs])
+        step = stepped(node)
+        if isinstance(step, Ball):
+            balls[index] = step
         interval = Interval(step.lower, step.upper)
         if is_nonlinear(node.layer):
             # The interval of a monotone layer is as tight as any backward bound through its relaxation.
@@ -77,12 +86,12 @@ def crown_bounds(graph: Graph, box: Box, *, tighten: bool) -> list[Interval]:
                 undecided = (interval.lower < 0) & (interval.upper > 0)
             interval = _recomputed(graph, box, relaxations, index, interval, undecided, tighten)
         bounds.append(interval)
-    last = interval_step(graph.nodes[-1], [_as_box(bounds[graph.features])])
+    last = stepped(graph.nodes[-1])
     return [*bounds, Interval(last.lower, last.upper)]
 
 
 @torch.no_grad()
-def crown_ibp_bounds(graph: Graph, box: Box, chosen: Mapping[int, Tensor]) -> list[Interval]:
+def crown_ibp_bounds(graph: Graph, box: Region, chosen: Mapping[int, Tensor]) -> list[Interval]:
     """Interval bounds of every node, those of the chosen neurons tightened by one backward pass over intervals.
 
     Args:
@@ -91,8 +100,8 @@ def crown_ibp_bounds(graph: Graph, box: Box, chosen: Mapping[int, Tensor]) -> li
     Returns:
         one `Interval` per node, each `(batch, *node.shape)`, nowhere looser than `interval_bounds`.
     """
-    bounds = as_intervals(interval_bounds(graph, *box))
-    relaxations, exact = relax_all(graph, bounds), _exact_nodes(graph)
+    bounds = as_intervals(interval_bounds(graph, box))
+    relaxations, exact = relax_all(graph, bounds), _exact_nodes(graph, box)
     tightened = {
         index: _recomputed(graph, box, relaxations, index, bounds[index], neurons, tighten=True)
         for index, neurons in chosen.items()
@@ -101,7 +110,7 @@ def crown_ibp_bounds(graph: Graph, box: Box, chosen: Mapping[int, Tensor]) -> li
     return [tightened.get(index, interval) for index, interval in enumerate(bounds)]
 
 
-def backward_margins(graph: Graph, box: Box, bounds: Sequence[Bounds], labels: Tensor) -> Tensor:
+def backward_margins(graph: Graph, box: Region, bounds: Sequence[Bounds], labels: Tensor) -> Tensor:
     """Lower bounds `(batch, classes)` of all margins, given bounds of the input of each nonlinear layer.
 
     Differentiable in the weights, also by way of `bounds`.
@@ -119,7 +128,7 @@ def backward_margins(graph: Graph, box: Box, bounds: Sequence[Bounds], labels: T
     return torch.cat(parts) if parts else weight.new_zeros(0, classes)
 
 
-def backward_combination(graph: Graph, box: Box, bounds: Sequence[Bounds], logit_weights: Tensor) -> Tensor:
+def backward_combination(graph: Graph, box: Region, bounds: Sequence[Bounds], logit_weights: Tensor) -> Tensor:
     """Lower bounds `(batch,)` of one linear combination of the logits per sample.
 
     Differentiable in the network's weights, also by way of `bounds`, and in `logit_weights`.
@@ -146,7 +155,7 @@ def relax_all(graph: Graph, bounds: Sequence[Bounds]) -> dict[int, Relaxation]:
 
 def lower_bounds(
     graph: Graph,
-    box: Box,
+    box: Region,
     relaxations: dict[int, Relaxation],
     index: int,
     rows: Tensor,
@@ -173,14 +182,12 @@ def lower_bounds(
         for source, part in zip(node.inputs, earlier, strict=True):
             pending[source] = pending[source] + part if source in pending else part
     rows = pending[0].flatten(1)
-    centre, radius = box.centre.flatten(1)[owner], box.radius.flatten(1)[owner]
-    lowest = torch.addcmul(centre, rows.detach().sign(), radius, value=-1)
-    return bias + (rows * lowest).sum(1)
+    return bias + (rows * box.lowest(rows, owner)).sum(1)
 
 
 def _recomputed(
     graph: Graph,
-    box: Box,
+    box: Region,
     relaxations: dict[int, Relaxation],
     index: int,
     interval: Interval,
@@ -204,17 +211,19 @@ def _recomputed(
     return Interval(interval.lower.masked_scatter(undecided, lower), interval.upper.masked_scatter(undecided, upper))
 
 
-def _exact_nodes(graph: Graph) -> set[int]:
+def _exact_nodes(graph: Graph, region: Region) -> set[int]:
     """Nodes whose interval bounds are the exact range: one linear layer after the input, scaled or rearranged."""
     exact, plain = set(), {0}
+    of_box = isinstance(region, Box)
     for index, node in enumerate(graph.nodes[1:], start=1):
         if isinstance(node.layer, Add) or is_nonlinear(node.layer):
             continue
-        moves = not isinstance(node.layer, nn.Linear | nn.Conv2d | nn.AvgPool2d)
-        source = node.inputs[0]
-        if moves and source in plain:
+        kind, source = type(node.layer), node.inputs[0]
+        moves = kind not in (nn.Linear, nn.Conv2d, nn.AvgPool2d)
+        keeps, told = (moves, True) if of_box else (kind in REARRANGING, kind in SPREADING)
+        if keeps and source in plain:
             plain.add(index)
-        elif source in plain or (moves and source in exact):
+        elif (told and source in plain) or (moves and source in exact):
             exact.add(index)
     return exact | plain
 

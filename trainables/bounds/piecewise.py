@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from .graph import Add, Graph
-from .interval import Box
 from .linear import rows_at_once
+from .region import Box
 from .relaxation import Interval, MaxRelaxation, relax, window_positions
 from .transpose import transpose
 from .units import unit_rows

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .graph import Graph
-from .interval import Box
 from .linear import backward_margins, lower_bounds, relax_all, rows_at_once
+from .region import Region
 from .relaxation import Bounds, Relaxation, ReLURelaxation, SlopedReLU
 
 RATE, DECAY = 0.1, 0.98
@@ -19,7 +19,7 @@ _GRADIENT_SHARE = 8
 
 
 def optimised_margins(
-    graph: Graph, box: Box, bounds: Sequence[Bounds], labels: Tensor, enough: Tensor, *, iterations: int
+    graph: Graph, box: Region, bounds: Sequence[Bounds], labels: Tensor, enough: Tensor, *, iterations: int
 ) -> Tensor:
     """Lower bounds `(batch, classes)` of all margins, each by lower slopes of its own, which gradient steps optimise.
 
@@ -44,7 +44,7 @@ def optimised_margins(
 
 def _optimised(
     graph: Graph,
-    box: Box,
+    box: Region,
     relaxations: dict[int, Relaxation],
     label: Tensor,
     other: Tensor,

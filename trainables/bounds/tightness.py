@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from .graph import Graph
-from .interval import Box, interval_bounds
+from .interval import interval_bounds
 from .linear import as_intervals, crown_ibp_bounds
+from .region import Region
 
 
 class Widths(NamedTuple):
@@ -23,7 +24,7 @@ class Widths(NamedTuple):
 
 
 @torch.no_grad()
-def widths_before_relus(graph: Graph, box: Box, *, neurons: int, generator: torch.Generator) -> dict[int, Widths]:
+def widths_before_relus(graph: Graph, region: Region, *, neurons: int, generator: torch.Generator) -> dict[int, Widths]:
     """Widths before each ReLU of the graph, by its node.
 
     Backward over interval is a ratio in [0, 1] that no scale of weights enters: 1 where intervals are as tight as
@@ -32,7 +33,7 @@ def widths_before_relus(graph: Graph, box: Box, *, neurons: int, generator: torc
     earlier ReLU is unstable.
 
     Args:
-        box: input boxes, each `(batch, *shape)`.
+        region: of the inputs, `(batch, *shape)`.
         neurons: how many of each layer to look at, the same ones in each box; all where it has no more.
         generator: draws them; of the CPU.
     """
@@ -42,8 +43,8 @@ def widths_before_relus(graph: Graph, box: Box, *, neurons: int, generator: torc
         shape = graph.nodes[source].shape
         drawn = torch.zeros(shape, dtype=torch.bool).flatten()
         drawn[torch.randperm(len(drawn), generator=generator)[:neurons]] = True
-        chosen[source] = drawn.view(shape).to(box.centre.device).expand(len(box.centre), *shape)
-    backward, interval = crown_ibp_bounds(graph, box, chosen), as_intervals(interval_bounds(graph, *box))
+        chosen[source] = drawn.view(shape).to(region.centre.device).expand(len(region.centre), *shape)
+    backward, interval = crown_ibp_bounds(graph, region, chosen), as_intervals(interval_bounds(graph, region))
 
     def width(lower: Tensor, upper: Tensor, neurons: Tensor) -> float:
         # Bounds that meet may cross by a rounding error.

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from .affine import Affine, BatchNorm, scale_and_shift
 from .graph import Add, Graph, Node
-from .interval import Box, interval_step
+from .interval import interval_step
+from .region import Box, Region
 
 
 def natural_pass(graph: Graph, x: Tensor) -> tuple[Tensor, Graph]:
@@ -56,15 +57,16 @@ def forward(graph: Graph, value: Tensor, *, start: int = 0) -> Tensor:
     return values[len(graph.nodes) - 1]
 
 
-def interval_boxes(graph: Graph, box: Box) -> list[Box]:
-    """Boxes `(batch, *node.shape)` of all nodes but the last, differentiable in all weights.
+def interval_boxes(graph: Graph, region: Region) -> list[Region]:
+    """Boxes `(batch, *node.shape)` of all nodes but the last, differentiable in all weights; the input, and what only
+    rearranges it, is as `region` is.
 
-    The one at `graph.features` is what the last linear layer reads: `margin_bounds` and `logit_bounds` merge with it.
+    The one at `graph.features` is what the last linear layer reads: `margin_bounds` merges with it.
 
     Raises:
         UnsupportedLayer: for a Dropout in training mode.
     """
-    boxes = [box]
+    boxes = [region]
     for node in graph.nodes[1:-1]:
         boxes.append(interval_step(node, [boxes[index] for index in node.inputs]))
     return boxes

@@ -23,4 +23,4 @@ class Adversarial(Attacked):
 
     def loss(self, graph: Graph, batch: Batch) -> Tensor:
         settled = settle(graph, batch.x)
-        return F.cross_entropy(forward(settled, self.attack(settled, batch.box, batch)), batch.y)
+        return F.cross_entropy(forward(settled, self.attack(settled, batch.region, batch)), batch.y)

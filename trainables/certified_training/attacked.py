@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..bounds import Box, Graph, forward
+from ..bounds import Graph, Region, forward
 from ..verification.pgd import Pgd
 from .base import Batch, CertifiedLoss
 
@@ -24,7 +24,7 @@ class Attacked(CertifiedLoss):
     Attributes:
         attack_steps: at least 1.
         attack_step_size: of the first half of the steps, as a share of the radius, in (0, 2]; it falls as that of
-            `Pgd`. A step of 2 reaches a corner of the box from anywhere, as published steps of 10 radii do.
+            `Pgd`. A step of 2 reaches a corner of a box from anywhere, as published steps of 10 radii do.
     """
 
     attack_steps: int = 8
@@ -34,12 +34,12 @@ class Attacked(CertifiedLoss):
         super().__post_init__()
         check_pgd("attack", self.attack_steps, self.attack_step_size)
 
-    def attack(self, graph: Graph, box: Box, batch: Batch) -> Tensor:
-        """Points `(batch, *shape)` of `box` that cross entropy is large at, on a settled graph."""
+    def attack(self, graph: Graph, region: Region, batch: Batch) -> Tensor:
+        """Points `(batch, *shape)` of `region` that cross entropy is large at, on a settled graph."""
         return Pgd(self.attack_steps, step_size=self.attack_step_size).ascend(
             lambda points: F.cross_entropy(forward(graph, points), batch.y, reduction="sum"),
-            box,
-            random_start(box.centre, batch.seed),
+            region,
+            random_start(region.centre, batch.seed),
         )
 
 

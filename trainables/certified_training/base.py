@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..bounds import Box, Graph, input_box
+from ..bounds import Ball, Graph, Region, input_box
 
 
 @dataclass(frozen=True)
@@ -20,58 +20,54 @@ class Batch:
     Attributes:
         x: inputs, (batch, *shape).
         y: labels, (batch,).
-        centre: centre of the input box, already clipped to the input range, (batch, *shape).
-        radius: half its width, same shape.
+        region: where the inputs may lie, (batch, *shape): boxes that are clipped to the input range, or balls.
         ramp: position on the epsilon ramp, epsilon / target epsilon, in [0, 1].
         boxes: where it is not None, a loss leaves here the interval bounds of all nodes of the graph but the last: a
-            regulariser then needs no pass of its own. A loss over a part of the box leaves those of the part.
+            regulariser then needs no pass of its own. A loss over a part of the region leaves those of the part.
         low, high: the input range.
         seed: of random starts of attacks; equal batches of equal seed have equal losses.
     """
 
     x: Tensor
     y: Tensor
-    centre: Tensor
-    radius: Tensor
+    region: Region
     ramp: float
-    boxes: dict[int, Box] | None = None
+    boxes: dict[int, Region] | None = None
     low: float = -torch.inf
     high: float = torch.inf
     seed: int = 0
 
-    @property
-    def box(self) -> Box:
-        """The input box."""
-        return Box(self.centre, self.radius)
-
-    def leave(self, boxes: Sequence[Box]) -> None:
+    def leave(self, boxes: Sequence[Region]) -> None:
         """Leave the interval bounds of all nodes but the last, in their order, for whoever asked for them."""
         if self.boxes is not None:
             self.boxes.update(enumerate(boxes))
 
-    def before_relus(self, graph: Graph) -> dict[int, Box]:
+    def before_relus(self, graph: Graph) -> dict[int, Region]:
         """The boxes, left by the loss, that ReLUs read, by the node that gives them."""
         assert self.boxes is not None
         read = (node.inputs[0] for node in graph.nodes if isinstance(node.layer, nn.ReLU))
         return {index: self.boxes[index] for index in read}
 
-    def widened(self, factor: float) -> Box:
-        """The input box for an epsilon that is `factor` times as large, at least 1, clipped to the input range."""
+    def widened(self, factor: float) -> Region:
+        """The region for an epsilon that is `factor` times as large, at least 1."""
+        region = self.region
         if factor == 1:
-            return self.box
+            return region
+        if isinstance(region, Ball):
+            return region._replace(radius=factor * region.radius)
         # The farther end lies epsilon away, except where both are clipped: there nothing is left to widen.
-        return input_box(self.x, factor * ((self.x - self.centre).abs() + self.radius), self.low, self.high)
+        return input_box(self.x, factor * ((self.x - region.centre).abs() + region.radius), self.low, self.high)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CertifiedLoss(ABC):
-    """A training loss over the input box.
+    """A training loss over the region of the inputs.
 
     At radius 0 every loss equals plain cross entropy. None draws from torch's global random state, and BatchNorm's
     running statistics follow the natural inputs alone, once per loss (see `natural_pass`).
 
     Attributes:
-        epsilon_factor: the box that is trained on, as a multiple of the study's epsilon, above 0.
+        epsilon_factor: the region that is trained on, as a multiple of the study's epsilon, above 0.
         leaves_boxes: whether it computes interval bounds at all, and so leaves them in a batch that asks for them.
     """
 

@@ -8,7 +8,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from ..bounds import Box, Graph, backward_combination, backward_margins, interval_boxes, margin_bounds
+from ..bounds import Box, Graph, Region, backward_combination, backward_margins, interval_boxes, margin_bounds
 from .base import Batch, check_share
 from .interval_loss import margin_cross_entropy
 from .natural_share import NaturalShare
@@ -50,18 +50,18 @@ class CrownIBP(NaturalShare):
 
     def robust(self, graph: Graph, batch: Batch) -> Tensor:
         beta = self.beta(batch.ramp)
-        boxes = interval_boxes(graph, batch.box)
+        boxes = interval_boxes(graph, batch.region)
         batch.leave(boxes)
-        margins = margin_bounds(graph.last_linear, *boxes[graph.features], batch.y)
+        margins = margin_bounds(graph.last_linear, boxes[graph.features], batch.y)
         if beta == 0:
             return margin_cross_entropy(margins.lower, batch.y)
         if self.fusion:
             return _fused(graph, batch, boxes, margins, beta)
-        backward = backward_margins(graph, batch.box, boxes, batch.y)
+        backward = backward_margins(graph, batch.region, boxes, batch.y)
         return margin_cross_entropy(torch.lerp(margins.lower, backward, beta), batch.y)
 
 
-def _fused(graph: Graph, batch: Batch, boxes: list[Box], margins: Box, beta: float) -> Tensor:
+def _fused(graph: Graph, batch: Batch, boxes: list[Region], margins: Box, beta: float) -> Tensor:
     """Upper bounds `(batch,)` of cross entropy, `log sum_k exp(o_k)` with `o_k = logit_k - logit_y`.
 
     Over the interval `[l, u]` of `o_k`, `exp(o_k)` is at most its chord; the sum of chords is one linear function of
@@ -76,7 +76,7 @@ def _fused(graph: Graph, batch: Batch, boxes: list[Box], margins: Box, beta: flo
     slope = top * torch.where(near, series, -torch.expm1(-divisor) / divisor)
     labels = batch.y[:, None]
     weights = slope.scatter_add(1, labels, -slope.sum(1, keepdim=True))
-    linear = -backward_combination(graph, batch.box, boxes, -weights)
+    linear = -backward_combination(graph, batch.region, boxes, -weights)
     backward = linear + (top - slope * upper).sum(1)
     # The summand of the label alone is exp(-shift): an upper bound below it is a rounding error.
     least = torch.exp(-shift.squeeze(1)).clamp_min(torch.finfo(shift.dtype).tiny)

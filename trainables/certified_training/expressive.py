@@ -46,7 +46,7 @@ class Expressive(Attacked):
     def loss(self, graph: Graph, batch: Batch) -> Tensor:
         settled = settle(graph, batch.x)
         points = self.attack(settled, batch.widened(self.attack_epsilon), batch)
-        interval = interval_margins(settled, batch.box, batch)
+        interval = interval_margins(settled, batch.region, batch)
         # Of lower precision under autocast.
         logits = forward(settled, points).to(interval.dtype)
         return self.combined(logits.gather(1, batch.y[:, None]) - logits, interval, batch.y).mean()

@@ -21,4 +21,4 @@ class IBP(NaturalShare):
     description: ClassVar[str] = "loss: cross entropy on interval bounds, mixed with the natural one"
 
     def robust(self, graph: Graph, batch: Batch) -> Tensor:
-        return margin_cross_entropy(interval_margins(graph, batch.box, batch), batch.y)
+        return margin_cross_entropy(interval_margins(graph, batch.region, batch), batch.y)

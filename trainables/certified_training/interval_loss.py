@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..bounds import Box, Graph, interval_boxes, margin_lower_bounds
+from ..bounds import Graph, Region, interval_boxes, margin_lower_bounds
 from .base import Batch
 
 
-def interval_margins(graph: Graph, box: Box, batch: Batch) -> Tensor:
-    """Lower bounds `(batch, classes)` of `logit_y - logit_k` over `box` by intervals; leaves the boxes."""
-    boxes = interval_boxes(graph, box)
+def interval_margins(graph: Graph, region: Region, batch: Batch) -> Tensor:
+    """Lower bounds `(batch, classes)` of `logit_y - logit_k` over `region` by intervals; leaves the boxes."""
+    boxes = interval_boxes(graph, region)
     batch.leave(boxes)
-    return margin_lower_bounds(graph.last_linear, *boxes[graph.features], batch.y)
+    return margin_lower_bounds(graph.last_linear, boxes[graph.features], batch.y)
 
 
 def margin_cross_entropy(margins: Tensor, labels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...spaces.architectures.layers import Reshape
-from ..bounds import Box, Graph, forward, interval_boxes, margin_lower_bounds
+from ..bounds import Box, Graph, Region, forward, interval_boxes, margin_lower_bounds
 from ..verification.pgd import Pgd
 from .attacked import check_pgd, random_start
 from .base import Batch, CertifiedLoss, check_positive, check_share
@@ -80,18 +80,18 @@ class LatentlyAttacked(CertifiedLoss):
             "another loss"
         )
 
-    def latent_losses(self, graph: Graph, box: Box, batch: Batch) -> Tensor:
-        """The losses `(batch,)` over `box`, on a settled graph."""
-        boxes = interval_boxes(graph, box)
+    def latent_losses(self, graph: Graph, region: Region, batch: Batch) -> Tensor:
+        """The losses `(batch,)` over `region`, on a settled graph."""
+        boxes = interval_boxes(graph, region)
         batch.leave(boxes)
-        margins = margin_lower_bounds(graph.last_linear, *boxes[graph.features], batch.y)
+        margins = margin_lower_bounds(graph.last_linear, boxes[graph.features], batch.y)
         interval = margin_cross_entropy(margins, batch.y)
         if batch.ramp < self.latent_from:
             return interval
         attacked = margin_cross_entropy(self._margins(graph, self.split(graph), boxes, batch), batch.y)
         return geometric_mean(interval, attacked, self.expansion / (1.0 + self.expansion))
 
-    def _margins(self, graph: Graph, index: int, boxes: list[Box], batch: Batch) -> Tensor:
+    def _margins(self, graph: Graph, index: int, boxes: list[Region], batch: Batch) -> Tensor:
         """Margins `(batch, classes)` at latent points, each class at the point that was attacked for it."""
         classes = graph.last_linear.out_features
         everyone = torch.arange(classes, device=batch.y.device).expand(len(batch.y), classes)
@@ -102,7 +102,7 @@ class LatentlyAttacked(CertifiedLoss):
             logits = forward(graph, points, start=index)
             return (logits.gather(1, own) - logits.gather(1, other)).squeeze(1)
 
-        latent = boxes[index]
+        latent = boxes[index].box()
         start = random_start(latent.centre, batch.seed).repeat_interleave(classes - 1, 0)
         repeated = Box(*(part.repeat_interleave(classes - 1, 0) for part in latent))
         pgd = Pgd(self.latent_steps, step_size=self.latent_step_size)

@@ -9,7 +9,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from ..bounds import Box, Graph
+from ..bounds import Graph, Region
 from .base import Batch, Regulariser
 
 
@@ -19,9 +19,9 @@ class Shi(Regulariser):
     """`(1 - ramp) (tightness L_tight + balance L_relu)`, while epsilon is on its ramp.
 
     `L_tight`, mean over ReLU layers of `relu(tolerance - tau_in / tau) / tolerance`: the mean radius tau before a ReLU
-    shall not outgrow that of the box at the input. `L_relu`, mean over ReLU layers of the same for two ratios in [0, 1]
-    in place of `tau_in / tau`: active and inactive neurons shall contribute alike to the mean of what a ReLU reads, and
-    to its variance. The ratio is that of the smaller to the larger contribution, over the batch; 0 where there is none.
+    shall not outgrow that at the input. `L_relu`, mean over ReLU layers of the same for two ratios in [0, 1] in place
+    of `tau_in / tau`: active and inactive neurons shall contribute alike to the mean of what a ReLU reads, and to its
+    variance. The ratio is that of the smaller to the larger contribution, over the batch; 0 where there is none.
 
     The authors' code has the penalty before the ramp too, at a radius of 1e-6; here it begins with the ramp.
 
@@ -50,20 +50,20 @@ class Shi(Regulariser):
         tightness = self._tightness(batch.boxes[0].radius.mean(), before)
         return (1.0 - batch.ramp) * (self.tightness * tightness + self.balance * self._balance(before))
 
-    def _tightness(self, at_input: Tensor, before: Sequence[Box]) -> Tensor:
+    def _tightness(self, at_input: Tensor, before: Sequence[Region]) -> Tensor:
         radii = torch.stack([box.radius.mean() for box in before])
         # A layer tighter than the input is beyond every tolerance, and may have no radius at all to divide by.
         ratios = at_input / torch.maximum(radii, at_input).clamp_min(torch.finfo(radii.dtype).tiny)
         return self._short(ratios).mean()
 
-    def _balance(self, before: Sequence[Box]) -> Tensor:
+    def _balance(self, before: Sequence[Region]) -> Tensor:
         return torch.stack([self._short(ratio) for box in before for ratio in _ratios(box)]).sum() / len(before)
 
     def _short(self, ratio: Tensor) -> Tensor:
         return (self.tolerance - ratio).clamp_min(0) / self.tolerance
 
 
-def _ratios(box: Box) -> tuple[Tensor, Tensor]:
+def _ratios(box: Region) -> tuple[Tensor, Tensor]:
     """Of inactive and active neurons: of their share in the mean, and in the variance of the centres."""
     active, inactive = box.lower > 0, box.upper < 0
     spread = (box.centre - box.centre.mean()).square()

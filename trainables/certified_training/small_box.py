@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
-from ..bounds import Box, Graph
+from ..bounds import Graph, Region
 from .attacked import Attacked
 from .base import Batch, check_positive, check_share
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmallBoxed(Attacked):
-    """A loss over a part of the input box where it is likely to be worst.
+    """A loss over a part of the region, a box or a ball, where it is likely to be worst.
 
     The part has `subselection` times the radius of the box, in each feature, and lies wholly in it: its centre is what
     an attack on the whole box finds, moved inwards as far as that takes. Published code differs where the input range
@@ -32,8 +30,6 @@ class SmallBoxed(Attacked):
         check_share("subselection", self.subselection)
         check_positive("subselection", self.subselection)
 
-    def small_box(self, graph: Graph, batch: Batch) -> Box:
-        """The part of the input box, on a settled graph."""
-        centres = Box(batch.centre, batch.radius * (1.0 - self.subselection))
-        centre = torch.clamp(self.attack(graph, batch.box, batch), centres.lower, centres.upper)
-        return Box(centre, batch.radius * self.subselection)
+    def small_box(self, graph: Graph, batch: Batch) -> Region:
+        """The part of the region, on a settled graph."""
+        return batch.region.part_around(self.attack(graph, batch.region, batch), self.subselection)

@@ -20,4 +20,4 @@ class TAPS(LatentlyAttacked):
     description: ClassVar[str] = "loss: interval bounds through the first layers, attacks through the last"
 
     def loss(self, graph: Graph, batch: Batch) -> Tensor:
-        return self.latent_losses(settle(graph, batch.x), batch.box, batch).mean()
+        return self.latent_losses(settle(graph, batch.x), batch.region, batch).mean()

@@ -54,6 +54,7 @@ def model_card(
             "splits": {name: len(split) for name, split in data.splits().items()},
         },
         "epsilon": spec.epsilon,
+        "norm": spec.norm,
         "training": spec.constants(),
         "configuration": json.loads(trial["config"]),
         "seed": trial["seed"],
@@ -107,7 +108,8 @@ def page(card: Mapping[str, Any], certificate: Certificate) -> str:
         "",
         f"- data: {data['name']}, {_spelled(data['options'])}; {_listed(data['splits'])} samples",
         f"- input: float32 {inputs}, values in [{data['low']:g}, {data['high']:g}]; {data['classes']} classes",
-        f"- epsilon: {card['epsilon']:g} (Linf, in units of the input{_scaled(card)}; boxes are clipped to that range)",
+        f"- epsilon: {card['epsilon']:g} by {card['norm'].capitalize()} (in units of the input{_scaled(card)}; inputs "
+        "stay in that range)",
         f"- sparsity: {sparsity['sparsity']:.2%}: {sparsity['nonzero_weights']} of {sparsity['total_weights']} weights "
         f"of convolution and linear layers are not zero; {sparsity['other_parameters']} other parameters",
         f"- compacted (`model.onnx`): {compacted['total_weights']} weights, {compacted['macs']} multiply-accumulates, "
@@ -119,7 +121,7 @@ def page(card: Mapping[str, Any], certificate: Certificate) -> str:
         "- `model.onnx`: the compacted network, `input` to `logits`, with any number of inputs at once",
         "- `weights.safetensors`, `mask.safetensors`, `network.json`: the whole network as it was trained",
         "- `certificate.json`, `samples.safetensors`: verdicts, and the samples they are about",
-        "- `vnnlib/`, `instances.csv`: properties of some of the samples, for other verifiers",
+        *_properties(card),
         "- `card.json`: this page for programs",
         "",
         "## Accuracy",
@@ -180,6 +182,12 @@ def _deployed(card: Mapping[str, Any]) -> list[str]:
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
     ]
+
+
+def _properties(card: Mapping[str, Any]) -> list[str]:
+    if card["norm"] != "linf":
+        return []
+    return ["- `vnnlib/`, `instances.csv`: properties of some of the samples, for other verifiers"]
 
 
 def _megabytes(size: int | None) -> str:

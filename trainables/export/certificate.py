@@ -61,8 +61,9 @@ class Certificate(SpecModel):
     again.
 
     Attributes:
-        epsilon: radius of each box, in the units of the inputs, times the scale of each feature in the samples file;
-            boxes are clipped to `[low, high]`.
+        epsilon: within which inputs are, in the units of the inputs, times the scale of each feature in the samples
+            file; inputs are clipped to `[low, high]`.
+        norm: that epsilon is measured by, of differences over the scale.
         seed: of the attack and the audit.
         samples: in the order of the samples file.
         sha256: digests of files of the export, by name.
@@ -72,6 +73,7 @@ class Certificate(SpecModel):
     version: Literal[1] = 1
     split: StrictStr
     epsilon: StrictFloat = Field(gt=0)
+    norm: Literal["linf", "l2"] = "linf"
     low: StrictFloat
     high: StrictFloat
     cascade: CascadeOptions
@@ -142,6 +144,8 @@ class Certificate(SpecModel):
     def _check_together(self) -> Certificate:
         if not self.low < self.high:
             raise SpecError(f"low must be below high, got {self.low:g} and {self.high:g}")
+        if self.norm == "l2" and "exact" in self.cascade.stages:
+            raise SpecError("cascade.stages has exact, which knows boxes alone: norm must be linf, got l2")
         stages = ("natural", *self.cascade.stages)
         for one in self.samples:
             if one.stage not in (("",) if one.verdict == "unknown" else stages):

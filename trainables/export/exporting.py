@@ -49,7 +49,8 @@ def export_trial(
     Args:
         split: whose samples the certificate is about, `validation` or `test`.
         samples: how many of them at most, the seeded ones that the search would score; None for all.
-        properties: how many of these get a VNN-LIB property: the first that are classified correctly.
+        properties: how many of these get a VNN-LIB property: the first that are classified correctly. None in a study
+            by L2, since VNN-LIB describes no balls.
         measure: whether to measure what the network costs where it runs (`deployed_cost`), for its card.
         data_dir: where data files are looked for first.
         allow_code: whether `module:function` in the spec may run.
@@ -150,12 +151,12 @@ def _certified(
     for logits in (torch_logits(model, x, options.batch_size), onnx_logits(files[folder.MODEL], x, options.batch_size)):
         if not (difference(logits, wanted) <= AGREEMENT).all():
             raise ExportError(f"what is exported gives other outputs, by up to {difference(logits, wanted).max():.2g}")
-    region: dict[str, Any] = {"epsilon": spec.epsilon, "low": float(data.low), "high": float(data.high)}
+    box: dict[str, Any] = {"epsilon": spec.epsilon, "low": float(data.low), "high": float(data.high)}
     seed = derived_seed("attack", split, len(spec.rungs) - 1)
     scale = torch.ones(data.shape)
     if spec.epsilon_scale is not None:
         scale = torch.tensor(spec.epsilon_scale, dtype=torch.float32).expand(data.shape)
-    found = verify(model, x, y, **region, scale=scale, options=options, seed=seed)
+    found = verify(model, x, y, **box, scale=scale, norm=spec.norm, options=options, seed=seed)
     points = [torch.from_numpy(found.counterexamples[sample]) for sample in sorted(found.counterexamples)]
     files[folder.SAMPLES] = folder.to_tensors(
         {
@@ -165,15 +166,16 @@ def _certified(
             "counterexamples": torch.stack(points) if points else x.new_zeros(0, *data.shape),
         }
     )
-    asked = np.flatnonzero(found.stage != "natural")[:properties].tolist()
+    asked = np.flatnonzero(found.stage != "natural")[: properties if spec.norm == "linf" else 0].tolist()
     for position in asked:
-        text = property_text(x[position].numpy(), int(y[position]), data.classes, **region, scale=scale.numpy())
+        text = property_text(x[position].numpy(), int(y[position]), data.classes, **box, scale=scale.numpy())
         files[folder.property_file(chosen[position])] = text.encode()
     if asked:
         files[folder.INSTANCES] = instances_text([chosen[position] for position in asked]).encode()
     return Certificate(
         split=split,
-        **region,
+        **box,
+        norm=spec.norm,
         cascade=options,
         seed=seed,
         samples=sample_verdicts(chosen, y.tolist(), found),

@@ -150,6 +150,7 @@ def _claim(certificate: Certificate, card: bytes, scale: Tensor) -> Check:
     data = data if isinstance(data, dict) else {}
     pairs = {
         "epsilon": (told.get("epsilon"), certificate.epsilon),
+        "norm": (told.get("norm", "linf"), certificate.norm),
         "low": (data.get("low"), certificate.low),
         "high": (data.get("high"), certificate.high),
         "shape": (data.get("shape"), list(scale.shape)),
@@ -163,7 +164,8 @@ def _claim(certificate: Certificate, card: bytes, scale: Tensor) -> Check:
     counts = ", ".join(f"{verdicts.count(name)} {name}" for name in ("verified", "falsified", "unknown"))
     least, most = float(scale.min()), float(scale.max())
     times = "" if least == most == 1 else f" times {least:g} to {most:g}"
-    detail = f"epsilon {certificate.epsilon:g}{times} in [{certificate.low:g}, {certificate.high:g}]: {counts}"
+    by = " by L2" if certificate.norm == "l2" else ""
+    detail = f"epsilon {certificate.epsilon:g}{times}{by} in [{certificate.low:g}, {certificate.high:g}]: {counts}"
     return Check.of("claim", len(pairs), differing, detail)
 
 
@@ -178,13 +180,13 @@ def _properties(
     """Whether the properties are those of the samples."""
     position = {folder.property_file(sample.index): where for where, sample in enumerate(certificate.samples)}
     asked = [name for name in files if name not in (*folder.HASHED, folder.INSTANCES)]
-    region = {"epsilon": certificate.epsilon, "low": certificate.low, "high": certificate.high}
+    box = {"epsilon": certificate.epsilon, "low": certificate.low, "high": certificate.high}
     differing = []
     for name in asked:
         where = position.get(name)
         wanted = None
-        if where is not None:
-            wanted = property_text(x[where].numpy(), int(y[where]), classes, **region, scale=scale.numpy())
+        if where is not None and certificate.norm == "linf":
+            wanted = property_text(x[where].numpy(), int(y[where]), classes, **box, scale=scale.numpy())
         if wanted is None or files[name] != wanted.encode():
             differing.append(f"{name} is not the property of its sample")
     return Check.of("properties", len(asked), differing)
@@ -214,22 +216,30 @@ def _outputs(what: str, certificate: Certificate, found: Tensor, wanted: Tensor)
 def _counterexamples(
     certificate: Certificate, network: nn.Sequential, x: Tensor, y: Tensor, scale: Tensor, points: Tensor, batch: int
 ) -> Check:
-    """Whether each lies in the box of its sample and is of another class, by a forward pass in float64."""
+    """Whether each is within epsilon of its sample and of another class, by a forward pass in float64."""
     where = [index for index, sample in enumerate(certificate.samples) if sample.verdict == "falsified"]
     if len(points) != len(where):
         return Check.of("counterexamples", max(1, len(where)), [f"{len(points)} for {len(where)} falsified samples"])
     if not where:
         return Check.of("counterexamples", 0, [])
-    points, radius = points.double(), certificate.epsilon * scale.double()
-    inside = (points - x[where].double()).abs() <= radius * (1 + BEYOND) + BEYOND
-    inside &= (points >= certificate.low) & (points <= certificate.high)
+    points = points.double()
+    inside = _within(certificate, (points - x[where].double()).abs(), certificate.epsilon * scale.double())
+    inside &= ((points >= certificate.low) & (points <= certificate.high)).flatten(1).all(1)
     other = torch_logits(copy.deepcopy(network).double(), points, batch).argmax(1) != y[where]
     differing = [
-        f"sample {certificate.samples[index].index}: {'is of the same class' if within else 'lies outside its box'}"
-        for index, within, flipped in zip(where, inside.flatten(1).all(1).tolist(), other.tolist(), strict=True)
+        f"sample {certificate.samples[index].index}: {'is of the same class' if within else 'lies beyond epsilon'}"
+        for index, within, flipped in zip(where, inside.tolist(), other.tolist(), strict=True)
         if not (within and flipped)
     ]
     return Check.of("counterexamples", len(where), differing)
+
+
+def _within(certificate: Certificate, distances: Tensor, radius: Tensor) -> Tensor:
+    """`(points,)`: which are within epsilon, by distances `(points, *shape)` and the radius of each feature."""
+    most = radius * (1 + BEYOND) + BEYOND
+    if certificate.norm == "l2":
+        return (distances / most).flatten(1).norm(dim=1) <= 1
+    return (distances <= most).flatten(1).all(1)
 
 
 def _verdicts(
@@ -249,6 +259,7 @@ def _verdicts(
             low=certificate.low,
             high=certificate.high,
             scale=scale,
+            norm=certificate.norm,
             options=replace(certificate.cascade, batch_size=batch),
             seed=certificate.seed,
         )

@@ -55,7 +55,7 @@ def instability(graph: Graph, batch: Batch) -> Tensor:
 
     In (-1, 1); higher is less stable. Without any ReLU it is the constant 0.
     """
-    bounds = interval_bounds(graph, batch.centre, batch.radius)
+    bounds = interval_bounds(graph, batch.region)
     before = [bounds[node.inputs[0]] for node in graph.nodes if isinstance(node.layer, nn.ReLU)]
     if not before:
         return bounds[-1].centre.sum() * 0.0

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from ..bounds import TOLERANCE, Box, Graph, crown_bounds, magnitudes, optimised_margins
+from ..bounds import TOLERANCE, Graph, Region, crown_bounds, magnitudes, optimised_margins
 from .base import MarginBounds, Verifier
 
 
@@ -40,7 +40,7 @@ class AlphaCrown(Verifier):
         if self.iterations < 1:
             raise ValueError(f"alpha-CROWN needs at least 1 iteration, got {self.iterations}")
 
-    def margins(self, graph: Graph, box: Box, labels: Tensor) -> MarginBounds:
+    def margins(self, graph: Graph, box: Region, labels: Tensor) -> MarginBounds:
         with torch.no_grad():
             bounds = crown_bounds(graph, box, tighten=True)
             scale = magnitudes(graph, bounds)

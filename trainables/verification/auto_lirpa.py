@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ...spaces.architectures.layers import Reshape
-from ..bounds import Box, Graph, Node
+from ..bounds import Box, Graph, Node, Region
 from .base import Unsupported
 from .lirpa_patches import accept_remove_duplicate, needed_patches
 
@@ -39,7 +39,7 @@ class Method(enum.Enum):
     alpha_crown = "CROWN-Optimized"
 
 
-def lirpa_margins(graph: Graph, box: Box, labels: Tensor, method: Method, *, iterations: int = 20) -> Tensor:
+def lirpa_margins(graph: Graph, box: Region, labels: Tensor, method: Method, *, iterations: int = 20) -> Tensor:
     """Lower bounds of `logit_y - logit_k` by auto_LiRPA, `(batch, classes)`, 0 at k = y, in the dtype of the network.
 
     The network is copied with its weights as they are, so masks must be in the weights already (`trace` sees to it).
@@ -69,10 +69,18 @@ def lirpa_margins(graph: Graph, box: Box, labels: Tensor, method: Method, *, ite
     with _quiet(), _default_dtype(weight.dtype), torch.set_grad_enabled(method is Method.alpha_crown):
         example = torch.zeros(1, *graph.nodes[0].shape, dtype=weight.dtype, device=weight.device)
         bounded = library.BoundedModule(_plain_copy(graph.network), example, bound_opts=options, device=weight.device)
-        region = library.PerturbationLpNorm(norm=np.inf, x_L=box.lower, x_U=box.upper)
-        inputs = (library.BoundedTensor(box.centre, region),)
+        inputs = (library.BoundedTensor(box.centre, _perturbation(library, box)),)
         lower, _ = bounded.compute_bounds(x=inputs, C=differences, method=method.value, bound_upper=False)
     return lower.detach()
+
+
+def _perturbation(library: "Library", region: Region) -> Any:
+    if isinstance(region, Box):
+        return library.PerturbationLpNorm(norm=np.inf, x_L=region.lower, x_U=region.upper)
+    epsilon = region.radius.flatten()[0].item()
+    if not bool((region.radius == epsilon).all()):
+        raise Unsupported("auto_LiRPA has one radius for all balls")
+    return library.PerturbationLpNorm(norm=2, eps=epsilon)
 
 
 def installed_version() -> str | None:

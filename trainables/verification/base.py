@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple, final
 import torch
 from torch import Tensor
 
-from ..bounds import TOLERANCE, Box, Graph
+from ..bounds import TOLERANCE, Graph, Region
 from .verdict import Cause
 
 
@@ -57,12 +57,12 @@ class Verifier(ABC):
     in_double: ClassVar[bool] = False
 
     @abstractmethod
-    def margins(self, graph: Graph, box: Box, labels: Tensor) -> MarginBounds:
+    def margins(self, graph: Graph, box: Region, labels: Tensor) -> MarginBounds:
         """Bound `logit_y - logit_k` from below over each box.
 
         Args:
             graph: of the network, which counts as in eval mode.
-            box: centre and radius of the inputs, each `(batch, *shape)`.
+            box: where the inputs may lie, `(batch, *shape)`: boxes or balls.
             labels: `(batch,)`, the class y of each sample.
 
         Raises:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..bounds import trace
+from ..bounds import Norm, trace
 from .base import Reason, Verifier
 from .inputs import Inputs, Values, bounded, correctly_classified, eval_mode, in_batches
 from .options import ATTACK, CascadeOptions
@@ -32,6 +32,7 @@ def verify(
     low: float,
     high: float,
     scale: float | Values = 1.0,
+    norm: Norm = "linf",
     options: CascadeOptions = _DEFAULT,
     seed: int = 0,
     verifiers: Mapping[str, Verifier] | None = None,
@@ -49,16 +50,17 @@ def verify(
         y: `(samples,)`.
         epsilon: in the units of the input.
         scale: the radius of each feature as a multiple of epsilon, at least 0; an array broadcasts to `shape`.
+        norm: by which inputs are within epsilon, of differences over `scale`. The exact stage knows `linf` alone.
         seed: of the attack's starts and of the choice of audited samples.
         verifiers: replace those of the same names in `options.stages`.
 
     Raises:
         SoundnessError: a sample that a stage verified is falsified by the audit.
         UnsupportedLayer: the network has a layer without bounds.
-        ValueError: inputs, labels, epsilon, range or scales do not fit.
+        ValueError: inputs, labels, epsilon, range, scales or norm do not fit.
     """
     with eval_mode(network):
-        return _Cascade(network, x, y, epsilon, low, high, scale, options, seed).run(
+        return _Cascade(network, x, y, epsilon, low, high, scale, norm, options, seed).run(
             {**options.verifiers(), **(verifiers or {})}
         )
 
@@ -75,12 +77,13 @@ class _Cascade:
         low: float,
         high: float,
         scale: float | Values,
+        norm: Norm,
         options: CascadeOptions,
         seed: int,
     ) -> None:
         self._network, self._epsilon, self._options, self._seed = network, float(epsilon), options, seed
         graph = trace(network, tuple(x.shape[1:]))
-        self._inputs = Inputs.of(graph, x, y, low, high, scale)
+        self._inputs = Inputs.of(graph, x, y, low, high, scale, norm)
         self._verdict = np.full(len(y), Verdict.unknown, dtype=np.int8)
         self._stage = np.full(len(y), "", dtype=object)
         self._cause = np.full(len(y), Cause.no_stage_left, dtype=object)
@@ -170,8 +173,8 @@ class _Cascade:
     def _attack(self, attack: Pgd, batch: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         x = self._inputs.x
         starts = random_starts(batch, tuple(x.shape[1:]), attack.restarts, seed).to(x)
-        box = self._inputs.box(batch, self._epsilon, x.dtype)
-        points, broken = attack.attack(self._network, box, self._inputs.y[batch], starts)
+        region = self._inputs.region(batch, self._epsilon, x.dtype)
+        points, broken = attack.attack(self._network, region, self._inputs.y[batch], starts)
         batch, points = batch[broken], points[broken]
         if len(batch):
             confirmed, points = self._inputs.confirmed(batch, points, self._epsilon)
@@ -226,6 +229,7 @@ def verified_over_grid(
     low: float,
     high: float,
     scale: float | Values = 1.0,
+    norm: Norm = "linf",
     options: CascadeOptions = _DEFAULT,
     known: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -243,7 +247,7 @@ def verified_over_grid(
     names = [name for name in options.stages if name in CHEAP] or CHEAP
     cheap = [CascadeOptions(stages=(name,)).verifiers()[name] for name in names]
     with eval_mode(network):
-        inputs = Inputs.of(trace(network, tuple(x.shape[1:])), x, y, low, high, scale)
+        inputs = Inputs.of(trace(network, tuple(x.shape[1:])), x, y, low, high, scale, norm)
         classes = inputs.graph.last_linear.out_features
         correct = correctly_classified(inputs, options.batch_size)
         verified = torch.zeros_like(correct) if known is None else torch.from_numpy(known).to(correct)

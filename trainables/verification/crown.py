@@ -6,7 +6,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from ..bounds import Box, Graph, backward_margins, crown_bounds, magnitudes
+from ..bounds import Graph, Region, backward_margins, crown_bounds, magnitudes
 from .base import MarginBounds, Verifier
 
 
@@ -31,6 +31,6 @@ class Crown(Verifier):
     description: ClassVar[str] = "linear bounds of the margins and of every unstable neuron"
 
     @torch.no_grad()
-    def margins(self, graph: Graph, box: Box, labels: Tensor) -> MarginBounds:
+    def margins(self, graph: Graph, box: Region, labels: Tensor) -> MarginBounds:
         bounds = crown_bounds(graph, box, tighten=True)
         return MarginBounds(backward_margins(graph, box, bounds, labels), magnitudes(graph, bounds))

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from ..bounds import Box, Graph, as_intervals, backward_margins, interval_bounds, magnitudes
+from ..bounds import Graph, Region, as_intervals, backward_margins, interval_bounds, magnitudes
 from .base import MarginBounds, Verifier
 
 
@@ -31,6 +31,6 @@ class CrownIbp(Verifier):
     description: ClassVar[str] = "linear bounds of the margins over interval bounds of the hidden layers"
 
     @torch.no_grad()
-    def margins(self, graph: Graph, box: Box, labels: Tensor) -> MarginBounds:
-        bounds = as_intervals(interval_bounds(graph, *box))
+    def margins(self, graph: Graph, box: Region, labels: Tensor) -> MarginBounds:
+        bounds = as_intervals(interval_bounds(graph, box))
         return MarginBounds(backward_margins(graph, box, bounds, labels), magnitudes(graph, bounds))

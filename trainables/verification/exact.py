@@ -7,8 +7,8 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from ..bounds import Box, Graph, backward_margins, crown_bounds, interval_bounds, magnitudes, reduce_margins
-from .base import MarginBounds, Reason, Verifier, proved
+from ..bounds import Box, Graph, Region, backward_margins, crown_bounds, interval_bounds, magnitudes, reduce_margins
+from .base import MarginBounds, Reason, Unsupported, Verifier, proved
 from .branching import Search
 from .verdict import Cause
 
@@ -24,7 +24,7 @@ class Exact(Verifier):
     What is stable over a box, by CROWN bounds, is eliminated first; maxima become ReLUs.
 
     Requires:
-        any network that `trace` accepts, with at most `MOST_UNDECIDED` undecided ReLUs per sample.
+        boxes, not balls; any network that `trace` accepts, with at most `MOST_UNDECIDED` undecided ReLUs per sample.
     Returns:
         bounds of all margins and a counterexample where there is one, or why it gave up.
     Sound:
@@ -50,7 +50,9 @@ class Exact(Verifier):
             raise ValueError(f"the exact stage needs more than 0 seconds per sample, got {self.seconds}")
 
     @torch.no_grad()
-    def margins(self, graph: Graph, box: Box, labels: Tensor) -> MarginBounds:
+    def margins(self, graph: Graph, box: Region, labels: Tensor) -> MarginBounds:
+        if not isinstance(box, Box):
+            raise Unsupported("the exact stage is for boxes (norm linf): its linear programs know no balls")
         lower, scale, points, reasons = [], [], [], {}
         for sample, label in enumerate(labels.tolist()):
             one = box.pick(slice(sample, sample + 1))
@@ -81,7 +83,7 @@ class Exact(Verifier):
         def find(points: Tensor, least: float) -> Tensor | None:
             """The point whose class is another by the most, if by more than `least`."""
             inputs = points.view(-1, *box.centre.shape[1:])
-            logits = interval_bounds(graph, inputs, torch.zeros_like(inputs))[-1].centre
+            logits = interval_bounds(graph, Box(inputs, torch.zeros_like(inputs)))[-1].centre
             others = logits.index_fill(1, labels, -torch.inf).amax(1) - logits[:, label]
             worst = int(others.argmax())
             differs = others[worst] > least or (least == 0 and int(logits[worst].argmax()) != label)

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from ..bounds import Box, Graph, as_intervals, interval_bounds, magnitudes, margin_lower_bounds
+from ..bounds import Graph, Region, as_intervals, interval_bounds, magnitudes, margin_lower_bounds
 from .base import MarginBounds, Verifier
 
 
@@ -30,9 +30,9 @@ class Ibp(Verifier):
     description: ClassVar[str] = "interval bounds; cheapest, decides most samples of an IBP-trained network"
 
     @torch.no_grad()
-    def margins(self, graph: Graph, box: Box, labels: Tensor) -> MarginBounds:
-        bounds = interval_bounds(graph, *box)
+    def margins(self, graph: Graph, box: Region, labels: Tensor) -> MarginBounds:
+        bounds = interval_bounds(graph, box)
         return MarginBounds(
-            margin_lower_bounds(graph.last_linear, *bounds[graph.features], labels),
+            margin_lower_bounds(graph.last_linear, bounds[graph.features], labels),
             magnitudes(graph, as_intervals(bounds)),
         )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..bounds import TOLERANCE, Box, Graph, UnsupportedLayer, input_box, trace
+from ..bounds import NORMS, TOLERANCE, Graph, Norm, Region, UnsupportedLayer, input_region, trace
 from .base import Reason, Unsupported, Verifier, proved
 from .verdict import Cause
 
@@ -30,8 +30,9 @@ class Inputs:
         graph: of the network, which is in eval mode.
         x: `(samples, *shape)`, within `[low, high]`.
         y: `(samples,)`, int64.
-        low, high: the input range, which boxes are clipped to.
+        low, high: the input range, which regions are clipped to.
         scale: the radius of each feature as a multiple of epsilon; a tensor broadcasts to `shape`.
+        norm: of differences over `scale`.
     """
 
     graph: Graph
@@ -40,13 +41,14 @@ class Inputs:
     low: float
     high: float
     scale: float | Tensor
+    norm: Norm
 
     @staticmethod
-    def of(graph: Graph, x: Values, y: Values, low: float, high: float, scale: float | Values) -> "Inputs":
+    def of(graph: Graph, x: Values, y: Values, low: float, high: float, scale: float | Values, norm: Norm) -> "Inputs":
         """The samples, checked against the network.
 
         Raises:
-            ValueError: where shapes, labels, the input range or the scales do not fit.
+            ValueError: where shapes, labels, the input range, the scales or the norm do not fit.
         """
         weight = graph.last_linear.weight
         samples = torch.as_tensor(x).to(weight.device, weight.dtype)
@@ -67,7 +69,9 @@ class Inputs:
             raise ValueError(
                 f"labels must be 0 to {weight.shape[0] - 1}, got {labels.min().item()} to {labels.max().item()}"
             )
-        return Inputs(graph, samples, labels, low, high, _scales(scale, samples))
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+        return Inputs(graph, samples, labels, low, high, _scales(scale, samples), norm)
 
     @cached_property
     def double(self) -> Graph:
@@ -77,9 +81,9 @@ class Inputs:
         network = copy.deepcopy(self.graph.network).eval().double()
         return trace(network, self.graph.nodes[0].shape)
 
-    def box(self, samples: Tensor, epsilon: float, dtype: torch.dtype) -> Box:
-        """The boxes around some samples."""
-        return input_box(self.x[samples].to(dtype), epsilon, self.low, self.high, self._scale(dtype))
+    def region(self, samples: Tensor, epsilon: float, dtype: torch.dtype) -> Region:
+        """Where the inputs around some samples may lie."""
+        return input_region(self.x[samples].to(dtype), epsilon, self.low, self.high, self._scale(dtype), self.norm)
 
     @torch.no_grad()
     def confirmed(self, samples: Tensor, points: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -90,17 +94,15 @@ class Inputs:
             points: `(batch, *shape)`, of any dtype; NaN for none.
 
         Returns:
-            `(batch,)` bool, and the points as inputs of the network, moved into the box by no more than rounding.
+            `(batch,)` bool, and the points as inputs of the network, moved into the region by no more than rounding.
         """
-        natural, labels = self.x[samples], self.y[samples]
-        radius = epsilon * self._scale(torch.float64)
-        lower = (natural.double() - radius).clamp(min=self.low)
-        upper = (natural.double() + radius).clamp(max=self.high)
-        rounded = torch.clamp(points.double(), lower, upper).to(natural)
-        outside = (rounded.double() < lower) | (rounded.double() > upper)
-        rounded = torch.where(outside, torch.nextafter(rounded, natural), rounded)
+        natural = self.x[samples]
+        centre, inside = natural.double(), self.region(samples, epsilon, torch.float64).project(points.double())
+        rounded = inside.to(natural)
+        farther = (rounded.double() - centre).abs() > (inside - centre).abs()
+        rounded = torch.where(farther, torch.nextafter(rounded, natural), rounded)
         logits = self.double.network(rounded.double())
-        return (logits.argmax(1) != labels) & torch.isfinite(logits).all(1), rounded
+        return (logits.argmax(1) != self.y[samples]) & torch.isfinite(logits).all(1), rounded
 
     def _scale(self, dtype: torch.dtype) -> float | Tensor:
         return self.scale.to(dtype) if isinstance(self.scale, Tensor) else self.scale
@@ -229,7 +231,7 @@ def _beyond_rounding(verifier: Verifier, inputs: Inputs, batch: Tensor, epsilon:
 def _bounded(verifier: Verifier, inputs: Inputs, graph: Graph, batch: Tensor, epsilon: float) -> tuple[Bounded, Tensor]:
     """Bounds through `graph`, and `(batch,)` bool: whether rounding may have decided if a margin is proved."""
     labels, weight = inputs.y[batch], graph.last_linear.weight
-    found = verifier.margins(graph, inputs.box(batch, epsilon, weight.dtype), labels)
+    found = verifier.margins(graph, inputs.region(batch, epsilon, weight.dtype), labels)
     expected = (len(batch), weight.shape[0])
     if tuple(found.lower.shape) != expected or tuple(found.scale.shape) != expected[:1]:
         raise ValueError(f"margins must be of shape {expected}, got {tuple(found.lower.shape)}")

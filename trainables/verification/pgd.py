@@ -7,13 +7,14 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ..bounds import Box
+from ..bounds import Region
 
 
 @final
 @dataclass(frozen=True)
 class Pgd:
-    """Signed gradient ascent, projected onto the box.
+    """Steepest ascent, projected onto the region: along the signs of the gradient in a box, along the gradient in a
+    ball.
 
     Madry et al. 2018, arXiv 1706.06083, with random starts and a step size that falls to a tenth after half of the
     steps and to a hundredth after three quarters.
@@ -21,7 +22,7 @@ class Pgd:
     Attributes:
         steps: per start.
         restarts: number of random starts.
-        step_size: first step, as a share of the radius of the box.
+        step_size: first step, as a share of the radius.
     """
 
     steps: int = 20
@@ -34,58 +35,53 @@ class Pgd:
         if not 0 < self.step_size <= 2:
             raise ValueError(f"PGD needs a step size in (0, 2] of the radius, got {self.step_size}")
 
-    def attack(self, network: nn.Module, box: Box, labels: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-        """Look for a point of each box that the network does not assign to its label, by the margin loss
+    def attack(self, network: nn.Module, region: Region, labels: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Look for a point of each region that the network does not assign to its label, by the margin loss
         `max_{k != y} logit_k - logit_y`.
 
         Args:
             network: used as it is: put it in eval mode before.
-            box: each `(batch, *shape)`.
+            region: `(batch, *shape)`.
             labels: `(batch,)`.
-            starts: `(restarts, batch, *shape)` in [-1, 1], positions within the box; see `random_starts`.
+            starts: `(restarts, batch, *shape)` in [-1, 1], positions in units of the radius; see `random_starts`.
 
         Returns:
-            points `(batch, *shape)` within the box, and `(batch,)`: whether the arg max there differs from the label.
-            A point that was found is never given up for a later one.
+            points `(batch, *shape)` within the region, and `(batch,)`: whether the arg max there differs from the
+            label. A point that was found is never given up for a later one.
         """
-        lower, upper = box.lower, box.upper
-        points = box.centre.clone()
+        points = region.centre.clone()
         found = torch.zeros_like(labels, dtype=torch.bool)
         for start in starts:
             rest = (~found).nonzero().squeeze(1)
             if not len(rest):
                 break
-            piece = box.pick(rest)
-            ends, broken = self._until_found(network, piece, lower[rest], upper[rest], labels[rest], start[rest])
+            ends, broken = self._until_found(network, region.pick(rest), labels[rest], start[rest])
             points[rest], found[rest] = ends, broken
         return points, found
 
-    def ascend(self, objective: Callable[[Tensor], Tensor], box: Box, start: Tensor) -> Tensor:
+    def ascend(self, objective: Callable[[Tensor], Tensor], region: Region, start: Tensor) -> Tensor:
         """The points `(batch, *shape)` that all steps lead to, without a gradient of their own.
 
         Args:
             objective: of points `(batch, *shape)`, a scalar that grows with what is wanted of each of them.
-            box: each `(batch, *shape)`; taken as a constant.
-            start: `(batch, *shape)` in [-1, 1], positions within the box.
+            region: `(batch, *shape)`; taken as a constant.
+            start: `(batch, *shape)` in [-1, 1], positions in units of the radius.
         """
-        box = Box(box.centre.detach(), box.radius.detach())
-        lower, upper = box.lower, box.upper
-        point = torch.clamp(box.centre + start * box.radius, lower, upper)
+        region = region.detach()
+        point = region.project(region.centre + start * region.radius)
         for step in range(self.steps):
             with torch.enable_grad():
                 point.requires_grad_(True)
                 gradient = torch.autograd.grad(objective(point), point)[0]
-            point = torch.clamp(point.detach() + self._rate(step) * box.radius * gradient.sign(), lower, upper)
+            point = region.project(point.detach() + self._rate(step) * region.ascent(gradient))
         return point
 
     def _rate(self, step: int) -> float:
         """The step size, as a share of the radius."""
         return self.step_size * (1.0 if 2 * step < self.steps else 0.1 if 4 * step < 3 * self.steps else 0.01)
 
-    def _until_found(
-        self, network: nn.Module, box: Box, lower: Tensor, upper: Tensor, labels: Tensor, start: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        point = torch.clamp(box.centre + start * box.radius, lower, upper)
+    def _until_found(self, network: nn.Module, region: Region, labels: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        point = region.project(region.centre + start * region.radius)
         best = point.clone()
         found = torch.zeros_like(labels, dtype=torch.bool)
         for step in range(self.steps + 1):
@@ -100,7 +96,7 @@ class Pgd:
             found |= new
             if gradient is None or bool(found.all()):
                 break
-            point = torch.clamp(point + self._rate(step) * box.radius * gradient.sign(), lower, upper)
+            point = region.project(point + self._rate(step) * region.ascent(gradient))
         best[~found] = point[~found]
         return best, found
 

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from sparsevlr.spaces.architectures import ARCHITECTURES
 from sparsevlr.spaces.architectures.layers import Residual
 from sparsevlr.trainables.bounds import (
-    Box,
     Graph,
+    Norm,
+    Region,
     crown_ibp_margins,
     crown_margins,
     input_box,
+    input_region,
     interval_bounds,
     margin_lower_bounds,
     trace,
@@ -24,22 +26,25 @@ from sparsevlr.trainables.verification.base import Unsupported
 Build = Callable[..., nn.Sequential]
 
 
-def _ibp(graph: Graph, box: Box, labels: Tensor) -> Tensor:
-    return margin_lower_bounds(graph.last_linear, *interval_bounds(graph, *box)[graph.features], labels)
+def _ibp(graph: Graph, box: Region, labels: Tensor) -> Tensor:
+    return margin_lower_bounds(graph.last_linear, interval_bounds(graph, box)[graph.features], labels)
 
 
-OWN: dict[Method, Callable[[Graph, Box, Tensor], Tensor]] = {
+EPSILON: dict[Norm, float] = {"linf": 0.05, "l2": 0.3}
+OWN: dict[Method, Callable[[Graph, Region, Tensor], Tensor]] = {
     Method.ibp: _ibp,
     Method.crown_ibp: crown_ibp_margins,
     Method.crown: lambda graph, box, labels: crown_margins(graph, box, labels, tighten=False),
 }
 
 
-def _assert_agree(network: nn.Sequential, shape: tuple[int, ...], method: Method, *, may_skip: bool = False) -> None:
+def _assert_agree(
+    network: nn.Sequential, shape: tuple[int, ...], method: Method, *, norm: Norm = "linf", may_skip: bool = False
+) -> None:
     graph = trace(network, shape)
     classes = graph.last_linear.out_features
     x, labels = torch.rand(3, *shape, dtype=torch.float64), torch.randint(classes, (3,))
-    box = input_box(x, 0.05, 0, 1)
+    box = input_region(x, EPSILON[norm], 0, 1, norm=norm)
     try:
         theirs = lirpa_margins(graph, box, labels, method)
     except Unsupported as reason:
@@ -57,6 +62,23 @@ def _assert_agree(network: nn.Sequential, shape: tuple[int, ...], method: Method
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_architectures(small_network: Build, name: str, shape: tuple[int, ...], method: Method) -> None:
     _assert_agree(small_network(name, shape, 4), shape, method)
+
+
+@pytest.mark.parametrize("method", OWN)
+@pytest.mark.parametrize("name", ["mlp", "cnn-small"])
+def test_balls(small_network: Build, name: str, method: Method) -> None:
+    _assert_agree(small_network(name, (1, 6, 6), 4), (1, 6, 6), method, norm="l2")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_intervals_over_balls_are_no_looser(small_network: Build, name: str) -> None:
+    """Where the edge of the input cuts a kernel off, auto_LiRPA takes the norm of all of it."""
+    graph = trace(small_network(name, (1, 6, 6), 4), (1, 6, 6))
+    x, labels = torch.rand(3, 1, 6, 6, dtype=torch.float64), torch.randint(4, (3,))
+    ball = input_region(x, EPSILON["l2"], 0, 1, norm="l2")
+    own, theirs = _ibp(graph, ball, labels).detach(), lirpa_margins(graph, ball, labels, Method.ibp)
+    assert bool((own >= theirs - 1e-9).all())
+    assert bool((own <= crown_ibp_margins(graph, input_region(x, 0.0, 0, 1, norm="l2"), labels) + 1e-9).all())
 
 
 @pytest.mark.parametrize("method", OWN)

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from sparsevlr.spaces.architectures.layers import Reshape, Residual
-from sparsevlr.trainables.bounds import Add, UnsupportedLayer, interval_bounds, trace
+from sparsevlr.trainables.bounds import Add, Box, UnsupportedLayer, interval_bounds, trace
 
 
 def test_nodes_are_the_live_layers_in_order() -> None:
@@ -33,7 +33,7 @@ def test_a_module_that_stands_at_two_places_is_two_nodes() -> None:
     graph = trace(network, (2,))
     assert [type(node.layer) for node in graph.nodes[1:]] == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
     x = torch.randn(9, 2, dtype=torch.float64)
-    assert torch.allclose(interval_bounds(graph, x, torch.zeros_like(x))[-1].centre, network(x))
+    assert torch.allclose(interval_bounds(graph, Box(x, torch.zeros_like(x)))[-1].centre, network(x))
 
 
 def test_bounds_follow_weights_that_change_after_tracing() -> None:
@@ -42,7 +42,7 @@ def test_bounds_follow_weights_that_change_after_tracing() -> None:
     x = torch.rand(3, 2, dtype=torch.float64)
     with torch.no_grad():
         network[0].weight.mul_(-3)
-    assert torch.equal(interval_bounds(graph, x, torch.zeros_like(x))[-1].centre, network(x))
+    assert torch.equal(interval_bounds(graph, Box(x, torch.zeros_like(x)))[-1].centre, network(x))
 
 
 def test_tracing_changes_nothing() -> None:

@@ -3,12 +3,12 @@ import torch
 from torch import Tensor, nn
 
 from sparsevlr.trainables.bounds import (
+    Box,
     ReLUStates,
     UnsupportedLayer,
     input_box,
     interval_bounds,
     interval_relu,
-    logit_bounds,
     margin_lower_bounds,
     margins,
     relu_states,
@@ -34,17 +34,15 @@ def test_two_layers_by_hand() -> None:
     """Over [-1, 1]^2: hidden 2a + b + 1 in [-2, 4] and a - b - 1 in [-3, 1], after ReLU [0, 4] and [0, 1]."""
     graph = trace(_two_layers(), (2,))
     zero = torch.zeros(2, 2, dtype=torch.float64)
-    bounds = interval_bounds(graph, *input_box(zero, 1.0, -1, 1))
+    bounds = interval_bounds(graph, input_box(zero, 1.0, -1, 1))
     assert bounds[1].lower[0].tolist() == [-2, -3]
     assert bounds[1].upper[0].tolist() == [4, 1]
     assert bounds[2].lower[0].tolist() == [0, 0]
     assert bounds[2].upper[0].tolist() == [4, 1]
     # logit_0 = h_0 - h_1 + 1 in [0, 5] and logit_1 = 0.
-    logits = logit_bounds(graph.last_linear, *bounds[2])
-    assert logits.lower[0].tolist() == [0, 0]
-    assert logits.upper[0].tolist() == [5, 0]
-    assert bounds[3].lower.equal(logits.lower)
-    lower = margin_lower_bounds(graph.last_linear, *bounds[2], torch.tensor([0, 1]))
+    assert bounds[3].lower[0].tolist() == [0, 0]
+    assert bounds[3].upper[0].tolist() == [5, 0]
+    lower = margin_lower_bounds(graph.last_linear, bounds[2], torch.tensor([0, 1]))
     assert lower.tolist() == [[0, 0], [-5, 0]]
     assert unstable_relu_fraction(relu_states(graph, input_box(zero, 1.0, -1, 1)).values()) == 1.0
 
@@ -128,7 +126,7 @@ def test_margins_are_exact_for_the_last_layer(limit: int, monkeypatch: pytest.Mo
     last = nn.Linear(6, 5).double()
     centre, radius = torch.randn(8, 6, dtype=torch.float64), torch.rand(8, 6, dtype=torch.float64)
     labels = torch.randint(5, (8,))
-    found = margin_lower_bounds(last, centre, radius, labels)
+    found = margin_lower_bounds(last, Box(centre, radius), labels)
     for sample in range(8):
         for other in range(5):
             difference = last.weight[labels[sample]] - last.weight[other]
@@ -140,7 +138,7 @@ def test_margins_are_exact_for_the_last_layer(limit: int, monkeypatch: pytest.Mo
 def test_dropout_is_the_identity_in_eval_mode_and_refused_in_training() -> None:
     network = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5), nn.Linear(3, 2)).eval()
     graph, x = trace(network, (4,)), torch.rand(5, 4)
-    assert torch.allclose(interval_bounds(graph, x, torch.zeros_like(x))[-1].centre, network(x))
+    assert torch.allclose(interval_bounds(graph, Box(x, torch.zeros_like(x)))[-1].centre, network(x))
     network.train()
     with pytest.raises(UnsupportedLayer, match=r"Dropout.*eval mode"):
-        interval_bounds(graph, x, torch.zeros_like(x))
+        interval_bounds(graph, Box(x, torch.zeros_like(x)))

@@ -50,7 +50,7 @@ def test_second_hidden_layer_by_hand(two_hidden_layers: nn.Sequential) -> None:
     """
     graph = trace(two_hidden_layers, (1,))
     box, labels = input_box(torch.zeros(1, 1, dtype=torch.float64), 1.0, -1, 1), torch.tensor([0])
-    assert margin_lower_bounds(graph.last_linear, *interval_bounds(graph, *box)[-2], labels)[0, 1].item() == -0.5
+    assert margin_lower_bounds(graph.last_linear, interval_bounds(graph, box)[-2], labels)[0, 1].item() == -0.5
     assert crown_ibp_margins(graph, box, labels)[0, 1].item() == pytest.approx(0.25)
     for tighten in (True, False):
         assert crown_margins(graph, box, labels, tighten=tighten)[0, 1].item() == pytest.approx(0.5)
@@ -93,7 +93,7 @@ def test_every_layer_and_option(randomised: Build, name: str) -> None:
     graph, x, labels = _case(randomised, name)
     network = graph.network
     methods = (
-        lambda box: margin_lower_bounds(graph.last_linear, *interval_bounds(graph, *box)[graph.features], labels),
+        lambda box: margin_lower_bounds(graph.last_linear, interval_bounds(graph, box)[graph.features], labels),
         lambda box: crown_ibp_margins(graph, box, labels),
         lambda box: crown_margins(graph, box, labels),
         lambda box: crown_margins(graph, box, labels, tighten=False),
@@ -153,7 +153,7 @@ def test_bounds_do_not_depend_on_the_batch(
 def test_tightening_never_loosens_the_intermediate_bounds(randomised: Build) -> None:
     graph, x, _ = _case(randomised, "residual")
     box = input_box(x, 0.1, 0, 1)
-    intervals = interval_bounds(graph, *box)
+    intervals = interval_bounds(graph, box)
     crown = linear.crown_bounds(graph, box, tighten=True)
     tighter = 0
     for interval, bound in zip(intervals, crown, strict=True):

@@ -11,7 +11,7 @@ from sparsevlr.trainables.bounds import as_intervals, input_box, interval_bounds
 def _magnitude(network: nn.Sequential, x: torch.Tensor, epsilon: float) -> torch.Tensor:
     graph = trace(network, tuple(x.shape[1:]))
     with torch.no_grad():
-        return magnitudes(graph, as_intervals(interval_bounds(graph, *input_box(x, epsilon, -1, 1))))
+        return magnitudes(graph, as_intervals(interval_bounds(graph, input_box(x, epsilon, -1, 1))))
 
 
 def test_terms_that_cancel_out_count() -> None:

@@ -56,7 +56,7 @@ def test_no_point_beats_the_bounds_and_they_are_never_looser(small_network: Buil
     spread[:250] = spread[:250].sign()
     with torch.no_grad():
         reached = values(graph, (box.centre + spread * box.radius).flatten(0, 1))
-    backward, interval = crown_ibp_bounds(graph, box, everything), as_intervals(interval_bounds(graph, *box))
+    backward, interval = crown_ibp_bounds(graph, box, everything), as_intervals(interval_bounds(graph, box))
     for value, tight, wide in zip(reached, backward, interval, strict=True):
         points = value.view(500, *tight.lower.shape)
         assert bool((points >= tight.lower - 1e-9).all())
@@ -102,7 +102,7 @@ def test_scale_does_not_enter(randomised: Build) -> None:
 def test_so_many_neurons_of_each_layer_are_drawn(randomised: Build) -> None:
     network = randomised(nn.Linear(5, 40), nn.ReLU(), nn.Linear(40, 6), nn.ReLU(), nn.Linear(6, 3))
     graph, box = trace(network, (5,)), input_box(torch.rand(4, 5, dtype=torch.float64), 0.2, 0, 1)
-    interval = [bound.radius.detach().sum(0) for bound in interval_bounds(graph, *box)]
+    interval = [bound.radius.detach().sum(0) for bound in interval_bounds(graph, box)]
     drawn = torch.randperm(40, generator=torch.Generator())[:7]
     first, second = all_widths(graph, box, neurons=7)
     assert first.interval == pytest.approx(float(2 * interval[1][drawn].sum()))

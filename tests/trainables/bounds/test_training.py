@@ -8,6 +8,7 @@ from torch import nn
 from sparsevlr.spaces.architectures import ARCHITECTURES
 from sparsevlr.spaces.architectures.layers import Residual
 from sparsevlr.trainables.bounds import (
+    Box,
     UnsupportedLayer,
     input_box,
     interval_bounds,
@@ -52,7 +53,7 @@ def test_gradients_of_the_training_pass(small_network: Build, name: str) -> None
     def loss() -> torch.Tensor:
         logits, centre, radius = natural_and_interval(graph, x, *box)
         assert logits is not None
-        margins = margin_lower_bounds(graph.last_linear, centre, radius, labels)
+        margins = margin_lower_bounds(graph.last_linear, Box(centre, radius), labels)
         return nn.functional.cross_entropy(logits, labels) + nn.functional.cross_entropy(-margins, labels)
 
     parameters = list(network.parameters())
@@ -77,7 +78,7 @@ def test_eval_mode_agrees_with_interval_bounds_without_a_natural_pass(small_netw
     before = copy.deepcopy(network.state_dict())
     logits, centre, radius = natural_and_interval(graph, None, *box)
     assert logits is None
-    expected = interval_bounds(graph, *box)[graph.features]
+    expected = interval_bounds(graph, box)[graph.features]
     assert torch.equal(centre, expected.centre)
     assert torch.equal(radius, expected.radius)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

@@ -202,7 +202,7 @@ def test_counterexamples_must_be_such(export: Path, tmp_path: Path) -> None:
     number = certificate.samples[attacked].index
     natural = samples["inputs"][attacked]
     farther = natural + 1.01 * (samples["counterexamples"][position] - natural)
-    for point, reason in ((natural, "is of the same class"), (farther, "lies outside its box")):
+    for point, reason in ((natural, "is of the same class"), (farther, "lies beyond epsilon")):
         points = samples["counterexamples"].clone()
         points[position] = point
         forge(path, folder.SAMPLES, tensors.save(samples | {"counterexamples": points}))

@@ -106,7 +106,7 @@ def test_long_sums_certify_nothing_false(side: int, stage: str) -> None:
     """More is lost than the tolerance of short sums."""
     network, x = _swallowing(side, above=1.2e-4)
     claim = Ibp().margins(trace(network, x.shape[1:]), input_box(x, 1e-9, 0, 1), LABEL).lower[0, 1].item()
-    inputs = Inputs.of(trace(network, x.shape[1:]), x, LABEL, 0.0, 1.0, 1.0)
+    inputs = Inputs.of(trace(network, x.shape[1:]), x, LABEL, 0.0, 1.0, 1.0, "linf")
     (_, found), *_ = bounded(CascadeOptions(stages=(stage,)).verifiers()[stage], inputs, LABEL, 1e-9, 1)
     assert claim > (1e-4 if side == 64 else 5e-4)
     assert not isinstance(found, str)
