@@ -120,6 +120,12 @@ class Verification(SpecModel):
         """Of the front on the test split, and of exports."""
         return self.stages if self.test_stages is None else self.test_stages
 
+    def stages_of(self, split: str, *, last: bool) -> tuple[Stage, ...]:
+        """Of a report on a split, at the last rung or before."""
+        if split == "test":
+            return self.final_stages
+        return self.stages if last else self.rung_stages
+
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Studies from before there were an exact stage and stages of the test split keep their fingerprints."""

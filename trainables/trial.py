@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 
@@ -184,8 +185,13 @@ class Trial:
         x = torch.from_numpy(split.x[chosen]).to(self._device)
         y = torch.from_numpy(split.y[chosen]).to(self._device)
         last = rung == len(spec.rungs) - 1
-        stages = spec.verification.stages if last else spec.verification.rung_stages
-        options = cascade_options(spec, spec.verification.final_stages if split_name == "test" else stages)
+        options = cascade_options(spec, spec.verification.stages_of(split_name, last=last))
+        region: dict[str, Any] = {
+            "low": data.low,
+            "high": data.high,
+            "scale": self._training.scale,
+            "norm": spec.norm,
+        }
         started = time.perf_counter()
         self._check_finite(x, options.batch_size)
         # What is verified, and what it costs, is of the network that would be deployed; the rest of the one asked for.
@@ -196,10 +202,7 @@ class Trial:
             x,
             y,
             epsilon=spec.epsilon,
-            low=data.low,
-            high=data.high,
-            scale=self._training.scale,
-            norm=spec.norm,
+            **region,
             options=options,
             seed=derived_seed("attack", split_name, rung),
         )
@@ -211,10 +214,7 @@ class Trial:
             x,
             y,
             grid,
-            low=data.low,
-            high=data.high,
-            scale=self._training.scale,
-            norm=spec.norm,
+            **region,
             options=options,
             known=known,
         )

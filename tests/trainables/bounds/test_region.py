@@ -11,6 +11,7 @@ from sparsevlr.trainables.bounds import (
     Box,
     Norm,
     Region,
+    crown_bounds,
     crown_ibp_margins,
     crown_margins,
     input_region,
@@ -124,17 +125,29 @@ def test_crown_is_exact_for_a_linear_network_over_a_ball(name: str) -> None:
         assert torch.allclose(interval.detach(), exact, atol=1e-12)
 
 
-def test_crown_knows_the_range_before_the_first_relu_exactly() -> None:
-    """As intervals do, through what rearranges the input and through a BatchNorm after the first layer."""
-    network = nn.Sequential(
-        nn.Flatten(), nn.Linear(8, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)
-    )
-    network, x = network.double().eval(), torch.rand(3, 2, 4, dtype=torch.float64)
-    graph, ball = trace(network, (2, 4)), input_region(x, 0.4, 0.0, 1.0, norm="l2")
-    first = network[1]
-    scale = network[2].weight / (network[2].running_var + network[2].eps).sqrt()
-    before = interval_bounds(graph, ball)[3]
-    assert torch.allclose(before.radius, (0.4 * first.weight.norm(dim=1) * scale).expand(3, 5))
+BEFORE_RELU = {
+    "rearranged first": [nn.Flatten(), nn.Linear(8, 5)],
+    "scaled after": [nn.Flatten(), nn.Linear(8, 5), nn.BatchNorm1d(5)],
+    "scaled before": [nn.Flatten(), nn.BatchNorm1d(8), nn.Linear(8, 5)],
+    "pooled before": [nn.AvgPool2d((1, 2)), nn.Flatten(), nn.Linear(4, 5)],
+    "convolution": [nn.Conv2d(1, 2, 2, padding=1), nn.Flatten()],
+}
+
+
+@pytest.mark.parametrize("name", BEFORE_RELU)
+def test_crown_knows_the_range_before_the_first_relu_exactly(name: str) -> None:
+    first = nn.Sequential(*BEFORE_RELU[name]).double().eval()
+    for layer in first:
+        if isinstance(layer, nn.BatchNorm1d):
+            nn.init.uniform_(layer.weight, -2, 2)
+    x = torch.rand(3, 1, 2, 4, dtype=torch.float64)
+    width = first(x).shape[1]
+    network = nn.Sequential(*first, nn.ReLU(), nn.Linear(width, 4), nn.ReLU(), nn.Linear(4, 2)).double().eval()
+    graph, ball = trace(network, (1, 2, 4)), input_region(x, 0.4, 0.0, 1.0, norm="l2")
+    coefficients = torch.autograd.functional.jacobian(lambda one: first(one[None])[0], x[0]).flatten(1)
+    lower, upper = crown_bounds(graph, ball, tighten=False)[len(first)]
+    assert torch.allclose(lower.flatten(1), first(x) - 0.4 * coefficients.norm(dim=1))
+    assert torch.allclose(upper.flatten(1), first(x) + 0.4 * coefficients.norm(dim=1))
     labels = torch.tensor([0, 1, 0])
     interval = margin_lower_bounds(graph.last_linear, interval_bounds(graph, ball)[graph.features], labels)
     assert bool((crown_margins(graph, ball, labels) >= interval - 1e-12).all())
