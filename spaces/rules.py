@@ -1,9 +1,9 @@
-"""What a search space must hold for trials to run on it, beyond each parameter's own rules.
+"""What a search space must hold for trials to run on it, beyond each parameter's own rules, and what its study must.
 
 Messages start with the parameter's name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from .errors import SpecError
@@ -44,6 +44,15 @@ def with_defaults(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """`parameters` after the defaults of what they leave out."""
     missing = {name: value for name, value in DEFAULT_SPACE.items() if name not in parameters}
     return missing | dict(parameters)
+
+
+def check_norm(norm: str, name: str, stages: Collection[str]) -> None:
+    """
+    Raises:
+        SpecError: for a stage of verification, among those that `name` lists, that does not go with the norm.
+    """
+    if norm != "linf" and "exact" in stages:
+        raise SpecError(f"{name} has exact, which knows boxes alone: norm must be linf, got {norm}")
 
 
 def check_names(space: SearchSpace) -> None:

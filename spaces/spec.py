@@ -22,7 +22,7 @@ from .errors import SpecError
 from .frozen import FrozenMapping, freeze_all, thaw
 from .model import SpecModel
 from .objectives import OBJECTIVES, Direction
-from .rules import DEFAULT_SPACE, check_architectures, check_names, check_values, with_defaults
+from .rules import DEFAULT_SPACE, check_architectures, check_names, check_norm, check_values, with_defaults
 from .sections import Limits, Ramp, Resources, Scheduler, Verification
 from .space import SearchSpace
 from .suggest import closest, listed
@@ -42,7 +42,7 @@ class StudySpec(SpecModel):
     Attributes:
         name: the study's, a file name.
         data, data_options: as for `load_dataset`.
-        epsilon: radius of the box around each input, in the units of the data's range; above 0.
+        epsilon: how far each input may move, in the units of the data's range; above 0.
         epsilon_scale: the radius of each feature as a multiple of epsilon, at least 0: nested lists that broadcast to
             the shape of an input; None is 1 everywhere.
         norm: by which an input is within epsilon, of differences over `epsilon_scale`: `linf` is a box, `l2` a ball.
@@ -112,15 +112,16 @@ class StudySpec(SpecModel):
         """Check what only the data can tell, and that every architecture of the space can be built for it.
 
         Raises:
-            SpecError: epsilon above the width of the input range, scales of another shape than the inputs, more samples
-                to score than there are, an unknown architecture, or an option that none of the space's architectures
-                has.
+            SpecError: epsilon above the width of the input range (by L2 its diagonal), scales of another shape than the
+                inputs, more samples to score than there are, an unknown architecture, or an option that none of the
+                space's architectures has.
         """
         if self.epsilon_scale is not None:
             check_shape(self.epsilon_scale, dataset.shape, dataset.name)
         width, of = dataset.high - dataset.low, "width"
         if self.norm == "l2":
-            width, of = width * float(np.prod(dataset.shape)) ** 0.5, "diagonal"
+            moving = np.broadcast_to(1.0 if self.epsilon_scale is None else self.epsilon_scale, dataset.shape) > 0
+            width, of = width * float(np.count_nonzero(moving)) ** 0.5, "diagonal"
         radius = self.epsilon * float(np.max(1.0 if self.epsilon_scale is None else self.epsilon_scale))
         if radius > width:
             what = "epsilon" if self.epsilon_scale is None else "epsilon times the largest of epsilon_scale"
@@ -196,8 +197,7 @@ class StudySpec(SpecModel):
         scoring = self.verification
         asked = {"stages": scoring.stages, "rung_stages": scoring.rung_stages, "test_stages": scoring.final_stages}
         for key, stages in asked.items():
-            if self.norm == "l2" and "exact" in stages:
-                raise SpecError(f"verification.{key} has exact, which knows boxes alone: norm must be linf, got l2")
+            check_norm(self.norm, f"verification.{key}", stages)
             if "adversarial_accuracy" in self.objectives and "pgd" not in stages:
                 raise SpecError(f"objectives has adversarial_accuracy, which needs the stage pgd in verification.{key}")
         for index, point in enumerate(self.starting_points):

@@ -18,8 +18,8 @@ def interval_bounds(graph: Graph, region: Region) -> list[Region]:
     """Bounds of every node over the region `(batch, *shape)` at the input, BatchNorm by its running statistics.
 
     Returns:
-        one `Box` per node of the graph, each `(batch, *node.shape)`; the last one bounds the logits. The input, and
-        what only rearranges it, is as `region` is.
+        bounds of every node of the graph, each `(batch, *node.shape)`; the last ones are of the logits. Of the input,
+        and of what only rearranges it, they are as `region` is; boxes elsewhere.
 
     Raises:
         UnsupportedLayer: for a Dropout in training mode.
@@ -58,19 +58,21 @@ class ReLUStates(NamedTuple):
 
 
 @torch.no_grad()
-def relu_states(graph: Graph, box: Region, *, batch_size: int = 256) -> dict[int, ReLUStates]:
+def relu_states(graph: Graph, region: Region, *, batch_size: int = 256) -> dict[int, ReLUStates]:
     """The states of each ReLU of the graph, by its node, over the regions `(batch, *shape)`."""
     relus = {index: node.inputs[0] for index, node in enumerate(graph.nodes) if isinstance(node.layer, nn.ReLU)}
     unstable = dict.fromkeys(relus, 0)
-    dead = {index: torch.ones(graph.nodes[index].shape, dtype=torch.bool, device=box.centre.device) for index in relus}
-    for start in range(0, len(box.centre), batch_size):
-        bounds = interval_bounds(graph, box.pick(slice(start, start + batch_size)))
+    dead = {
+        index: torch.ones(graph.nodes[index].shape, dtype=torch.bool, device=region.centre.device) for index in relus
+    }
+    for start in range(0, len(region.centre), batch_size):
+        bounds = interval_bounds(graph, region.pick(slice(start, start + batch_size)))
         for index, source in relus.items():
             before = bounds[source]
             unstable[index] += int(((before.lower < 0) & (before.upper > 0)).sum())
             dead[index] &= (before.upper <= 0).all(0)
     return {
-        index: ReLUStates(unstable[index], len(box.centre) * dead[index].numel(), int(off.sum()), off.numel())
+        index: ReLUStates(unstable[index], len(region.centre) * dead[index].numel(), int(off.sum()), off.numel())
         for index, off in dead.items()
     }
 

@@ -1,8 +1,9 @@
 """Backward linear bounds (CROWN, Zhang et al. 2018, arXiv 1811.00866).
 
 A linear function of some node is rewritten, layer by layer towards the input, as a linear function that is never above
-it; its minimum over the input box is then a dot product. Every function to be bounded is one *row*, which belongs to
-one sample (`owner`), so that samples may ask for different rows: only the neurons that are unstable in this sample.
+it; its minimum over the region of the inputs is then a dot product. Every function to be bounded is one *row*, which
+belongs to one sample (`owner`), so that samples may ask for different rows: only the neurons that are unstable in this
+sample.
 """
 
 import math
@@ -23,34 +24,34 @@ CHUNK_ELEMENTS = 2**21
 
 
 @torch.no_grad()
-def crown_ibp_margins(graph: Graph, box: Region, labels: Tensor) -> Tensor:
+def crown_ibp_margins(graph: Graph, region: Region, labels: Tensor) -> Tensor:
     """Lower bounds of all margins by one backward pass over interval bounds (CROWN-IBP, Zhang et al. 2020).
 
     Args:
-        box: the input box, each `(batch, *shape)`.
+        region: of the inputs, `(batch, *shape)`.
         labels: `(batch,)`.
 
     Returns:
         `(batch, classes)`, lower bounds of `logit_y - logit_k`; 0 at k = y.
     """
-    return backward_margins(graph, box, interval_bounds(graph, box), labels)
+    return backward_margins(graph, region, interval_bounds(graph, region), labels)
 
 
 @torch.no_grad()
-def crown_margins(graph: Graph, box: Region, labels: Tensor, *, tighten: bool = True) -> Tensor:
+def crown_margins(graph: Graph, region: Region, labels: Tensor, *, tighten: bool = True) -> Tensor:
     """Lower bounds of all margins with the bounds before each nonlinear layer computed backwards as well.
 
     Args and returns as `crown_ibp_margins`; `tighten` as `crown_bounds`.
     """
-    return backward_margins(graph, box, crown_bounds(graph, box, tighten=tighten), labels)
+    return backward_margins(graph, region, crown_bounds(graph, region, tighten=tighten), labels)
 
 
 def as_intervals(boxes: Sequence[Region]) -> list[Interval]:
     """Centre/radius bounds as lower and upper ones."""
-    return [Interval(box.lower, box.upper) for box in boxes]
+    return [Interval(region.lower, region.upper) for region in boxes]
 
 
-def crown_bounds(graph: Graph, box: Region, *, tighten: bool) -> list[Interval]:
+def crown_bounds(graph: Graph, region: Region, *, tighten: bool) -> list[Interval]:
     """Bounds of every node, those before a nonlinear layer by backward linear bounds.
 
     Args:
@@ -63,9 +64,9 @@ def crown_bounds(graph: Graph, box: Region, *, tighten: bool) -> list[Interval]:
     wanted = {node.inputs[0] for node in graph.nodes if is_nonlinear(node.layer)}
     # A ReLU needs no more about a stable neuron; a maximum depends on every bound of its window.
     signs_decide = wanted - {node.inputs[0] for node in graph.nodes if isinstance(node.layer, nn.MaxPool2d)}
-    exact = _exact_nodes(graph, box)
-    bounds = [Interval(box.lower, box.upper)]
-    balls = {0: box} if isinstance(box, Ball) else {}
+    exact = _exact_nodes(graph, region)
+    bounds = [Interval(region.lower, region.upper)]
+    balls = {0: region} if isinstance(region, Ball) else {}
     relaxations: dict[int, Relaxation] = {}
 
     def stepped(node: Node) -> Region:
@@ -84,14 +85,14 @@ def crown_bounds(graph: Graph, box: Region, *, tighten: bool) -> list[Interval]:
             undecided = torch.ones_like(interval.lower, dtype=torch.bool)
             if tighten and index in signs_decide:
                 undecided = (interval.lower < 0) & (interval.upper > 0)
-            interval = _recomputed(graph, box, relaxations, index, interval, undecided, tighten)
+            interval = _recomputed(graph, region, relaxations, index, interval, undecided, tighten)
         bounds.append(interval)
     last = stepped(graph.nodes[-1])
     return [*bounds, Interval(last.lower, last.upper)]
 
 
 @torch.no_grad()
-def crown_ibp_bounds(graph: Graph, box: Region, chosen: Mapping[int, Tensor]) -> list[Interval]:
+def crown_ibp_bounds(graph: Graph, region: Region, chosen: Mapping[int, Tensor]) -> list[Interval]:
     """Interval bounds of every node, those of the chosen neurons tightened by one backward pass over intervals.
 
     Args:
@@ -100,17 +101,17 @@ def crown_ibp_bounds(graph: Graph, box: Region, chosen: Mapping[int, Tensor]) ->
     Returns:
         one `Interval` per node, each `(batch, *node.shape)`, nowhere looser than `interval_bounds`.
     """
-    bounds = as_intervals(interval_bounds(graph, box))
-    relaxations, exact = relax_all(graph, bounds), _exact_nodes(graph, box)
+    bounds = as_intervals(interval_bounds(graph, region))
+    relaxations, exact = relax_all(graph, bounds), _exact_nodes(graph, region)
     tightened = {
-        index: _recomputed(graph, box, relaxations, index, bounds[index], neurons, tighten=True)
+        index: _recomputed(graph, region, relaxations, index, bounds[index], neurons, tighten=True)
         for index, neurons in chosen.items()
         if index not in exact
     }
     return [tightened.get(index, interval) for index, interval in enumerate(bounds)]
 
 
-def backward_margins(graph: Graph, box: Region, bounds: Sequence[Bounds], labels: Tensor) -> Tensor:
+def backward_margins(graph: Graph, region: Region, bounds: Sequence[Bounds], labels: Tensor) -> Tensor:
     """Lower bounds `(batch, classes)` of all margins, given bounds of the input of each nonlinear layer.
 
     Differentiable in the weights, also by way of `bounds`.
@@ -124,11 +125,11 @@ def backward_margins(graph: Graph, box: Region, bounds: Sequence[Bounds], labels
         rows = (weight[true][:, None, :] - weight).flatten(0, 1)
         start = torch.zeros_like(rows[:, 0]) if bias is None else (bias[true][:, None] - bias).flatten()
         owner = samples.repeat_interleave(classes)
-        parts.append(lower_bounds(graph, box, relaxations, graph.features, rows, start, owner).view(-1, classes))
+        parts.append(lower_bounds(graph, region, relaxations, graph.features, rows, start, owner).view(-1, classes))
     return torch.cat(parts) if parts else weight.new_zeros(0, classes)
 
 
-def backward_combination(graph: Graph, box: Region, bounds: Sequence[Bounds], logit_weights: Tensor) -> Tensor:
+def backward_combination(graph: Graph, region: Region, bounds: Sequence[Bounds], logit_weights: Tensor) -> Tensor:
     """Lower bounds `(batch,)` of one linear combination of the logits per sample.
 
     Differentiable in the network's weights, also by way of `bounds`, and in `logit_weights`.
@@ -141,7 +142,7 @@ def backward_combination(graph: Graph, box: Region, bounds: Sequence[Bounds], lo
     start = torch.zeros_like(logit_weights[:, 0]) if last.bias is None else logit_weights @ last.bias
     rows = logit_weights @ last.weight
     # One row per sample, in their order: a slice is a view, where indices would copy and their gradient would scatter.
-    return lower_bounds(graph, box, relax_all(graph, bounds), graph.features, rows, start, slice(None))
+    return lower_bounds(graph, region, relax_all(graph, bounds), graph.features, rows, start, slice(None))
 
 
 def relax_all(graph: Graph, bounds: Sequence[Bounds]) -> dict[int, Relaxation]:
@@ -155,14 +156,14 @@ def relax_all(graph: Graph, bounds: Sequence[Bounds]) -> dict[int, Relaxation]:
 
 def lower_bounds(
     graph: Graph,
-    box: Region,
+    region: Region,
     relaxations: dict[int, Relaxation],
     index: int,
     rows: Tensor,
     bias: Tensor,
     owner: Tensor | slice,
 ) -> Tensor:
-    """Lower bounds, one per row, of `rows · (value of node index) + bias` over the input box of each row's owner."""
+    """Lower bounds, one per row, of `rows · (value of node index) + bias` over the region of each row's owner."""
     pending = {index: rows}
     for current in range(index, 0, -1):
         if current not in pending:
@@ -182,12 +183,12 @@ def lower_bounds(
         for source, part in zip(node.inputs, earlier, strict=True):
             pending[source] = pending[source] + part if source in pending else part
     rows = pending[0].flatten(1)
-    return bias + (rows * box.lowest(rows, owner)).sum(1)
+    return bias + (rows * region.lowest(rows, owner)).sum(1)
 
 
 def _recomputed(
     graph: Graph,
-    box: Region,
+    region: Region,
     relaxations: dict[int, Relaxation],
     index: int,
     interval: Interval,
@@ -203,7 +204,7 @@ def _recomputed(
     for owner, neuron in zip(owners.split(size), neurons.split(size), strict=True):
         start, rows, bias = unit_rows(graph, index, neuron, interval.lower)
         rows, bias, owner = torch.cat([rows, -rows]), torch.cat([bias, -bias]), torch.cat([owner, owner])
-        below, above = lower_bounds(graph, box, relaxations, start, rows, bias, owner).view(2, -1)
+        below, above = lower_bounds(graph, region, relaxations, start, rows, bias, owner).view(2, -1)
         found.append(torch.stack([below, -above]))
     lower, upper = torch.cat(found, 1)
     if tighten:
@@ -214,16 +215,20 @@ def _recomputed(
 def _exact_nodes(graph: Graph, region: Region) -> set[int]:
     """Nodes whose interval bounds are the exact range: one linear layer after the input, scaled or rearranged."""
     exact, plain = set(), {0}
-    of_box = isinstance(region, Box)
     for index, node in enumerate(graph.nodes[1:], start=1):
         if isinstance(node.layer, Add) or is_nonlinear(node.layer):
             continue
         kind, source = type(node.layer), node.inputs[0]
         moves = kind not in (nn.Linear, nn.Conv2d, nn.AvgPool2d)
-        keeps, told = (moves, True) if of_box else (kind in REARRANGING, kind in SPREADING)
-        if keeps and source in plain:
+        if isinstance(region, Ball) and source in plain:
+            # A ball is known through two kinds of layers; after any other intervals have the box around it.
+            if kind in REARRANGING:
+                plain.add(index)
+            elif kind in SPREADING:
+                exact.add(index)
+        elif moves and source in plain:
             plain.add(index)
-        elif (told and source in plain) or (moves and source in exact):
+        elif source in plain or (moves and source in exact):
             exact.add(index)
     return exact | plain
 

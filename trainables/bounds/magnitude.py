@@ -28,7 +28,7 @@ def magnitudes(graph: Graph, bounds: Sequence[Interval]) -> Tensor:
     No term of a forward pass over the box, of interval bounds or of a backward pass is larger, nor is the sum of all
     terms of one logit: slopes of relaxations are at most 1, and 0 for a ReLU that is off all over the box, whose
     inputs do not count here either, if it is so beyond rounding. Unlike a bound of the logits it is large where large
-    terms cancel out.
+    terms cancel out. Over balls, whose radii may reach beyond the range of the inputs, this holds of margins above 0.
 
     Args:
         bounds: of every node over the boxes, each `(batch, *node.shape)`.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .region import Box, Region, spread
+from .region import Ball, Box, Region, spread
 
 CLASS_TABLE_LIMIT = 32
 """Up to this many classes all pairs of classes are bounded in one product, which costs `classes^2` columns."""
@@ -49,4 +49,5 @@ def _margin_bounds(last_linear: nn.Linear, features: Region, labels: Tensor) -> 
     else:
         differences = weight[labels][:, None, :] - weight
         radius = spread(features, lambda one, other: torch.einsum("bd,bkd->bk", one, other), differences)
-    return Box(margins, radius)
+    # Over a ball what may have been lost of squares is added everywhere.
+    return Box(margins, radius.scatter(1, labels[:, None], 0.0) if isinstance(features, Ball) else radius)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -157,16 +158,22 @@ def input_region(
 def spread(region: Region, product: Callable[[Tensor, Tensor], Tensor], weight: Tensor) -> Tensor:
     """The radius of a linear map of a region: for each value the dual norm of its weights times the radii.
 
+    Over a ball no square overflows, and what may be lost of those that underflow is added, whatever the sizes of radii
+    and weights.
+
     Args:
         product: applies the map with some weights to radii; without constants.
         weight: of the map.
     """
     if isinstance(region, Box):
         return product(region.radius, weight.abs())
-    squares = product(region.radius.square(), weight.square())
-    # The gradient of a root at 0, which pruned weights lead to, is infinite.
-    above = squares > 0
-    return torch.where(above, torch.where(above, squares, 1.0).sqrt(), 0.0)
+    radius, tiny = region.radius, torch.finfo(region.radius.dtype).tiny
+    widest = radius.flatten(1).amax(1).view(-1, *[1] * (radius.dim() - 1))
+    largest = weight.detach().abs().amax()
+    squares = product((radius / widest.clamp(min=tiny)).square(), (weight / largest.clamp(min=tiny)).square())
+    # It also keeps the gradient of the root finite where all weights are pruned.
+    lost = 3 * tiny * math.prod(radius.shape[1:])
+    return (squares + lost).sqrt() * (largest * widest).view(-1, *[1] * (squares.dim() - 1))
 
 
 def _radius(epsilon: float | Tensor, scale: float | Tensor) -> float | Tensor:
@@ -180,5 +187,7 @@ def _norm(values: Tensor) -> Tensor:
 
 
 def _unit(values: Tensor) -> Tensor:
-    """Each row over its norm; 0 where that is 0."""
-    return values / _norm(values).clamp_(min=torch.finfo(values.dtype).tiny)
+    """Each row over its norm, whatever its size; 0 where that is 0."""
+    tiny = torch.finfo(values.dtype).tiny
+    scaled = values / values.abs().amax(1, keepdim=True).clamp(min=tiny)
+    return scaled / _norm(scaled).clamp(min=tiny)

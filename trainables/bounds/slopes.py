@@ -19,7 +19,7 @@ _GRADIENT_SHARE = 8
 
 
 def optimised_margins(
-    graph: Graph, box: Region, bounds: Sequence[Bounds], labels: Tensor, enough: Tensor, *, iterations: int
+    graph: Graph, region: Region, bounds: Sequence[Bounds], labels: Tensor, enough: Tensor, *, iterations: int
 ) -> Tensor:
     """Lower bounds `(batch, classes)` of all margins, each by lower slopes of its own, which gradient steps optimise.
 
@@ -31,20 +31,20 @@ def optimised_margins(
         iterations: gradient steps at most.
     """
     with torch.no_grad():
-        lower = backward_margins(graph, box, bounds, labels)
+        lower = backward_margins(graph, region, bounds, labels)
         relaxations = relax_all(graph, bounds)
     wanted = (lower <= enough[:, None]).scatter(1, labels[:, None], False)
     owners, others = wanted.nonzero(as_tuple=True)
     size = max(1, rows_at_once(graph) // _GRADIENT_SHARE)
     for owner, other in zip(owners.split(size), others.split(size), strict=True):
-        found = _optimised(graph, box, relaxations, labels[owner], other, owner, enough[owner], iterations)
+        found = _optimised(graph, region, relaxations, labels[owner], other, owner, enough[owner], iterations)
         lower[owner, other] = torch.fmax(lower[owner, other], found)
     return lower
 
 
 def _optimised(
     graph: Graph,
-    box: Region,
+    region: Region,
     relaxations: dict[int, Relaxation],
     label: Tensor,
     other: Tensor,
@@ -52,7 +52,7 @@ def _optimised(
     enough: Tensor,
     iterations: int,
 ) -> Tensor:
-    """Of one margin per row, `logit_label - logit_other` over the box of its owner."""
+    """Of one margin per row, `logit_label - logit_other` over the region of its owner."""
     weight, bias = graph.last_linear.weight.detach(), graph.last_linear.bias
     rows = weight[label] - weight[other]
     start = torch.zeros_like(rows[:, 0]) if bias is None else (bias[label] - bias[other]).detach()
@@ -72,7 +72,7 @@ def _optimised(
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, DECAY)
     for step in range(iterations + 1):
         with torch.set_grad_enabled(step < iterations):
-            value = lower_bounds(graph, box, chosen, graph.features, rows, start, owner)
+            value = lower_bounds(graph, region, chosen, graph.features, rows, start, owner)
             total = value.sum()
         # What is done stays as it is, whatever else is in the batch.
         best = torch.where(done, best, torch.fmax(best, value.detach()))

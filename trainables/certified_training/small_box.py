@@ -13,9 +13,9 @@ from .base import Batch, check_positive, check_share
 class SmallBoxed(Attacked):
     """A loss over a part of the region, a box or a ball, where it is likely to be worst.
 
-    The part has `subselection` times the radius of the box, in each feature, and lies wholly in it: its centre is what
-    an attack on the whole box finds, moved inwards as far as that takes. Published code differs where the input range
-    clips a box: the radius of the part is a share of what is left (as here), or of epsilon.
+    The part has `subselection` times the radius, in each feature, and lies wholly in the region: its centre is what an
+    attack on all of it finds, moved inwards as far as that takes. Published code differs where the input range clips a
+    box: the radius of the part is a share of what is left (as here), or of epsilon.
 
     Attributes:
         subselection: the paper's lambda, in (0, 1]; 1 is the whole box. Published: 0.4 on MNIST at 0.1, 0.6 to 0.9 at

@@ -14,6 +14,7 @@ from ...results import ExportError
 from ...results.record import SPLITS
 from ...spaces import SpecError
 from ...spaces.model import SpecModel
+from ...spaces.rules import check_norm
 from ...spaces.suggest import listed
 from ..verification import CascadeOptions, Verdict, Verification
 from .folder import CERTIFICATE, HASHED, may_be_hashed, parse_json, to_json
@@ -144,8 +145,7 @@ class Certificate(SpecModel):
     def _check_together(self) -> Certificate:
         if not self.low < self.high:
             raise SpecError(f"low must be below high, got {self.low:g} and {self.high:g}")
-        if self.norm == "l2" and "exact" in self.cascade.stages:
-            raise SpecError("cascade.stages has exact, which knows boxes alone: norm must be linf, got l2")
+        check_norm(self.norm, "cascade.stages", self.cascade.stages)
         stages = ("natural", *self.cascade.stages)
         for one in self.samples:
             if one.stage not in (("",) if one.verdict == "unknown" else stages):

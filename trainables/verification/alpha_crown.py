@@ -40,10 +40,10 @@ class AlphaCrown(Verifier):
         if self.iterations < 1:
             raise ValueError(f"alpha-CROWN needs at least 1 iteration, got {self.iterations}")
 
-    def margins(self, graph: Graph, box: Region, labels: Tensor) -> MarginBounds:
+    def margins(self, graph: Graph, region: Region, labels: Tensor) -> MarginBounds:
         with torch.no_grad():
-            bounds = crown_bounds(graph, box, tighten=True)
+            bounds = crown_bounds(graph, region, tighten=True)
             scale = magnitudes(graph, bounds)
         enough = TOLERANCE[scale.dtype] * scale
-        lower = optimised_margins(graph, box, bounds, labels, enough, iterations=self.iterations)
+        lower = optimised_margins(graph, region, bounds, labels, enough, iterations=self.iterations)
         return MarginBounds(lower, scale)

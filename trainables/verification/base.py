@@ -31,7 +31,7 @@ class MarginBounds:
     Attributes:
         lower: `(batch, classes)`, lower bounds of `logit_y - logit_k`; 0 at k = y.
         scale: `(batch,)`, what rounding errors of `lower` are relative to; see `magnitudes`.
-        points: `(batch, *shape)`, by verifiers that can falsify: an input of the box that is taken for a
+        points: `(batch, *shape)`, by verifiers that can falsify: an input of the region that is taken for a
             counterexample, NaN for samples without one. They count once a forward pass has confirmed them.
         reasons: by position in the batch, why the verifier gave up.
     """
@@ -43,7 +43,7 @@ class MarginBounds:
 
 
 class Verifier(ABC):
-    """Lower bounds of the margins of a network over boxes.
+    """Lower bounds of the margins of a network over boxes or balls.
 
     The docstring of every verifier has the same headings: Requires, Returns, Sound, Complete, Reference.
 
@@ -57,12 +57,12 @@ class Verifier(ABC):
     in_double: ClassVar[bool] = False
 
     @abstractmethod
-    def margins(self, graph: Graph, box: Region, labels: Tensor) -> MarginBounds:
-        """Bound `logit_y - logit_k` from below over each box.
+    def margins(self, graph: Graph, region: Region, labels: Tensor) -> MarginBounds:
+        """Bound `logit_y - logit_k` from below over each region.
 
         Args:
             graph: of the network, which counts as in eval mode.
-            box: where the inputs may lie, `(batch, *shape)`: boxes or balls.
+            region: where the inputs may lie, `(batch, *shape)`: boxes or balls.
             labels: `(batch,)`, the class y of each sample.
 
         Raises:

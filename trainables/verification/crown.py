@@ -31,6 +31,6 @@ class Crown(Verifier):
     description: ClassVar[str] = "linear bounds of the margins and of every unstable neuron"
 
     @torch.no_grad()
-    def margins(self, graph: Graph, box: Region, labels: Tensor) -> MarginBounds:
-        bounds = crown_bounds(graph, box, tighten=True)
-        return MarginBounds(backward_margins(graph, box, bounds, labels), magnitudes(graph, bounds))
+    def margins(self, graph: Graph, region: Region, labels: Tensor) -> MarginBounds:
+        bounds = crown_bounds(graph, region, tighten=True)
+        return MarginBounds(backward_margins(graph, region, bounds, labels), magnitudes(graph, bounds))

@@ -31,6 +31,6 @@ class CrownIbp(Verifier):
     description: ClassVar[str] = "linear bounds of the margins over interval bounds of the hidden layers"
 
     @torch.no_grad()
-    def margins(self, graph: Graph, box: Region, labels: Tensor) -> MarginBounds:
-        bounds = as_intervals(interval_bounds(graph, box))
-        return MarginBounds(backward_margins(graph, box, bounds, labels), magnitudes(graph, bounds))
+    def margins(self, graph: Graph, region: Region, labels: Tensor) -> MarginBounds:
+        bounds = as_intervals(interval_bounds(graph, region))
+        return MarginBounds(backward_margins(graph, region, bounds, labels), magnitudes(graph, bounds))

@@ -50,12 +50,12 @@ class Exact(Verifier):
             raise ValueError(f"the exact stage needs more than 0 seconds per sample, got {self.seconds}")
 
     @torch.no_grad()
-    def margins(self, graph: Graph, box: Region, labels: Tensor) -> MarginBounds:
-        if not isinstance(box, Box):
+    def margins(self, graph: Graph, region: Region, labels: Tensor) -> MarginBounds:
+        if not isinstance(region, Box):
             raise Unsupported("the exact stage is for boxes (norm linf): its linear programs know no balls")
         lower, scale, points, reasons = [], [], [], {}
         for sample, label in enumerate(labels.tolist()):
-            one = box.pick(slice(sample, sample + 1))
+            one = region.pick(slice(sample, sample + 1))
             found, size, point, reason = self._sample(graph, one, label)
             lower.append(found)
             scale.append(size)

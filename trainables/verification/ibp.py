@@ -30,8 +30,8 @@ class Ibp(Verifier):
     description: ClassVar[str] = "interval bounds; cheapest, decides most samples of an IBP-trained network"
 
     @torch.no_grad()
-    def margins(self, graph: Graph, box: Region, labels: Tensor) -> MarginBounds:
-        bounds = interval_bounds(graph, box)
+    def margins(self, graph: Graph, region: Region, labels: Tensor) -> MarginBounds:
+        bounds = interval_bounds(graph, region)
         return MarginBounds(
             margin_lower_bounds(graph.last_linear, bounds[graph.features], labels),
             magnitudes(graph, as_intervals(bounds)),

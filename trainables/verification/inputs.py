@@ -98,6 +98,8 @@ class Inputs:
         """
         natural = self.x[samples]
         centre, inside = natural.double(), self.region(samples, epsilon, torch.float64).project(points.double())
+        # A box is told by its centre and radius, whose sum may miss the end of the range by its last bit.
+        inside = inside.clamp(self.low, self.high)
         rounded = inside.to(natural)
         farther = (rounded.double() - centre).abs() > (inside - centre).abs()
         rounded = torch.where(farther, torch.nextafter(rounded, natural), rounded)

@@ -151,3 +151,56 @@ def test_other_norms_are_refused(problem: Problem) -> None:
     network, x, y = problem
     with pytest.raises(ValueError, match="norm must be one of linf, l2, got 'l1'"):
         verify(network, x, y, epsilon=0.1, low=0, high=1, norm="l1")  # type: ignore[arg-type]
+
+
+def _identity(first: list[list[float]], last: list[list[float]], bias: list[float]) -> nn.Sequential:
+    network = nn.Sequential(nn.Linear(len(first[0]), len(first), bias=False), nn.ReLU(), nn.Linear(len(first), 2))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor(first))
+        network[2].weight.copy_(torch.tensor(last))
+        network[2].bias.copy_(torch.tensor(bias))
+    return network.eval()
+
+
+EXTREME = {
+    "squares of radii overflow": (_identity([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]), 2e19),
+    "radii overflow": (_identity([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]), 1e39),
+    "infinite": (_identity([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]), math.inf),
+    "squares of weights overflow": (
+        _identity([[2e10, 1e10], [0.0, 1e10]], [[2e10, 0.0], [0.0, 0.0]], [0.0, 3e20]),
+        0.25,
+    ),
+    "squares underflow": (_identity([[1e-24, 0.0]], [[-1e24], [0.0]], [0.95, 0.0]), 0.9),
+    "some underflow beside others": (
+        _identity([[1.0, 0.0], [0.0, 1e-24]], [[0.0, -1e24], [0.0, 0.0]], [0.6, 0.0]),
+        0.9,
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", [name for name in VERIFIERS if name != "exact"])
+@pytest.mark.parametrize("name", EXTREME)
+def test_no_size_of_radii_and_weights_proves_what_is_false(name: str, stage: str) -> None:
+    network, epsilon = EXTREME[name]
+    x = torch.tensor([[0.9, 0.1]])
+    with torch.no_grad():
+        label = network(x).argmax(1)
+        other = network(torch.tensor([[0.1, 0.9], [1.0, 1.0], [0.9, 1.0], [0.0, 0.0], [0.7, 0.0]])).argmax(1)
+    assert bool((other != label).any())
+    assert by_l2(network, x, label, epsilon, stages=(stage,), audit=0).n_verified == 0
+
+
+def test_counterexamples_in_float64_never_leave_the_range() -> None:
+    """Half the sum of the ends of a box, and half its width, may miss the ends by a bit."""
+    network = nn.Sequential(nn.Linear(4, 2, bias=False)).double().eval()
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([[1.0, 1, -1, -1], [-1, -1, 1, 1]]))
+    x = torch.rand(200, 4, dtype=torch.float64) * 0.8 + 0.1
+    y = network(x).argmax(1)
+    for stage in ("pgd", "exact"):
+        options = CascadeOptions(stages=(stage,))
+        found = verify(network, x, y, epsilon=1.7, low=0.1, high=0.9, options=options)
+        points = np.stack(list(found.counterexamples.values()))
+        assert len(points) > 150
+        assert points.min() >= 0.1
+        assert points.max() <= 0.9
