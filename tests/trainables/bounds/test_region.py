@@ -112,7 +112,8 @@ def test_crown_is_exact_for_a_linear_network_over_a_ball(name: str) -> None:
         if isinstance(layer, nn.BatchNorm1d):
             nn.init.uniform_(layer.weight, -2, 2)
     x, labels = torch.rand(4, *shape, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
-    graph, ball = trace(network, shape), input_region(x, 0.4, 0.0, 1.0, norm="l2")
+    # In a range that cuts nothing off: intervals would know of it.
+    graph, ball = trace(network, shape), input_region(x, 0.4, -9.0, 9.0, norm="l2")
     coefficients = torch.autograd.functional.jacobian(lambda one: network(one[None])[0], x[0]).flatten(1)
     logits = network(x).detach()
     margins = logits.gather(1, labels[:, None]) - logits
