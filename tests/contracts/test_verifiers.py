@@ -66,8 +66,9 @@ def _exact(network: nn.Sequential, region: Region, labels: Tensor) -> Tensor:
     """The smallest margins over a grid on each region, its corners included; the exact ones are no larger."""
     line = torch.linspace(-1, 1, 101)
     grid = torch.tensor(list(itertools.product(line.tolist(), line.tolist())))
-    points = [region.project(region.centre + position * region.radius) for position in grid]
-    logits = network(torch.stack(points, 1))
+    everywhere = region.pick(torch.arange(len(labels)).repeat_interleave(len(grid)))
+    points = everywhere.project(everywhere.centre + grid.repeat(len(labels), 1) * everywhere.radius)
+    logits = network(points).view(len(labels), len(grid), -1)
     return (logits.gather(2, labels[:, None, None].expand(-1, len(grid), 1)) - logits).amin(1)
 
 

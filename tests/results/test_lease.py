@@ -149,7 +149,7 @@ def write(folder: Path, session: str, first: int, last: int) -> None:
     location.write(f"{paths.PARTS}/{paths.part_file(session, first, last)}", to_bytes(to_events(rows)))
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_of_a_session_counts_what_the_next_drivers_saw_whoever_merges_what(
     study: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -289,7 +289,7 @@ def _verdicts(
     same = [
         (before, now)
         for before, now in pairs
-        if (before.verdict, before.stage) == (now.verdict, now.stage) and not _ran_out_of_time(before)
+        if (before.verdict, before.stage) == (now.verdict, now.stage) and not _depends_on_time(before)
     ]
     apart = [_apart(before.margin, now.margin) for before, now in same]
     margins = [
@@ -298,6 +298,11 @@ def _verdicts(
         if not value <= SAME_MARGIN
     ]
     return [*checks, Check.of("margins", len(same), margins, f"largest difference {max(apart, default=0.0):.1e}")]
+
+
+def _depends_on_time(sample: SampleVerdict) -> bool:
+    """Whether its margin does: also how far bounds had come when the exact stage met a counterexample."""
+    return _ran_out_of_time(sample) or (sample.stage, sample.verdict) == ("exact", "falsified")
 
 
 def _ran_out_of_time(sample: SampleVerdict) -> bool:
