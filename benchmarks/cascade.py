@@ -76,6 +76,15 @@ class EveryStep(Verifier):
         return MarginBounds(optimised_margins(graph, box, bounds, labels, never, iterations=ALPHA), scale)
 
 
+def prepared(name: str) -> tuple[nn.Module, np.ndarray, np.ndarray, dict[str, float]]:
+    """The network, inputs and labels, and how far an input may move."""
+    data = load_dataset(name.split(", ")[0])
+    network, epsilon = trained(name, data)
+    chosen = fixed_subset(len(data.test.y), SAMPLES, "cascade")
+    asked = {"epsilon": epsilon, "low": data.low, "high": data.high}
+    return network, data.test.x[chosen], data.test.y[chosen], asked
+
+
 def trained(name: str, data: Dataset) -> tuple[nn.Module, float]:
     """The network, and the epsilon it is meant for."""
     epsilon, loss = TRAINED[name.split(", ")[1]]
@@ -101,28 +110,30 @@ def run(names: Sequence[str]) -> None:
     RAW.mkdir(parents=True, exist_ok=True)
     (RAW / "machine.json").write_text(json.dumps(machine(), indent=1) + "\n")
     for name in names:
-        data = load_dataset(name.split(", ")[0])
-        network, epsilon = trained(name, data)
-        chosen = fixed_subset(len(data.test.y), SAMPLES, "cascade")
-        x, y = data.test.x[chosen], data.test.y[chosen]
-        asked = {"epsilon": epsilon, "low": data.low, "high": data.high}
-        if not told(name, "cascade"):
-            keep(name, "cascade", 0, measured(network, x, y, CASCADE, asked))
-        size = fastest(name, network, x[: max(TRIED)], y[: max(TRIED)], asked)
-        if not told(name, "every step"):
-            options, own = sized(min(size, EVERY_STEP)), {"alpha-crown": EveryStep()}
-            line = measured(network, x[:EVERY_STEP], y[:EVERY_STEP], options, asked | {"verifiers": own})
-            keep(name, "every step", 0, line)
-        done = {line["chunk"] for line in told(name, "baseline")}
-        for chunk in range(0, SAMPLES, CHUNK):
-            if chunk not in done:
-                part = slice(chunk, chunk + CHUNK)
-                keep(name, "baseline", chunk, measured(network, x[part], y[part], sized(size), asked))
-                print(name, chunk, flush=True)
+        compare(name, *prepared(name))
+    # The slowest, last of all.
+    for name in names:
         if not told(name, "by itself"):
+            network, x, y, asked = prepared(name)
             keep(name, "by itself", 0, by_itself(network, x[:FEW], y[:FEW], asked))
-        if not told(name, "attacked"):
-            keep(name, "attacked", 0, measured(network, x, y, ATTACKED, asked))
+
+
+def compare(name: str, network: nn.Module, x: np.ndarray, y: np.ndarray, asked: Mapping[str, float]) -> None:
+    if not told(name, "cascade"):
+        keep(name, "cascade", 0, measured(network, x, y, CASCADE, asked))
+    size = fastest(name, network, x[: max(TRIED)], y[: max(TRIED)], asked)
+    if not told(name, "every step"):
+        options, own = sized(min(size, EVERY_STEP)), {"alpha-crown": EveryStep()}
+        line = measured(network, x[:EVERY_STEP], y[:EVERY_STEP], options, asked | {"verifiers": own})
+        keep(name, "every step", 0, line)
+    done = {line["chunk"] for line in told(name, "baseline")}
+    for chunk in range(0, SAMPLES, CHUNK):
+        if chunk not in done:
+            part = slice(chunk, chunk + CHUNK)
+            keep(name, "baseline", chunk, measured(network, x[part], y[part], sized(size), asked))
+            print(name, chunk, flush=True)
+    if not told(name, "attacked"):
+        keep(name, "attacked", 0, measured(network, x, y, ATTACKED, asked))
 
 
 def by_itself(network: nn.Module, x: np.ndarray, y: np.ndarray, asked: Mapping[str, float]) -> dict[str, Any]:
