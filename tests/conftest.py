@@ -1,13 +1,11 @@
 """A real object store over HTTP, on loopback, that fails when it is told to."""
 
 import logging
-import os
 import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import groupby
 from typing import Any
 from urllib.parse import quote
 
@@ -28,21 +26,8 @@ _ANSWERS = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole searches first in what each process is given, which is an equal part of all tests, one after the other.
-
-    They wait for Ray more than they compute, so that all processes shall have some, and none shall be the last one.
-    """
-    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    others = [item for item in items if "search" not in item.path.parts]
-    files = groupby((item for item in items if "search" in item.path.parts), key=lambda item: item.path)
-    parts: list[list[pytest.Item]] = [[] for _ in range(processes)]
-    for number, (_, tests) in enumerate(files):
-        parts[number % processes] += tests
-    for left, part in zip(range(processes, 0, -1), parts, strict=True):
-        share = (len(others) + sum(map(len, parts[-left:]))) // left - len(part)
-        part += others[: max(0, share)]
-        del others[: max(0, share)]
-    items[:] = [item for part in parts for item in part]
+    """Whole searches first: they wait for Ray more than they compute, and none of them is to be the last one."""
+    items.sort(key=lambda item: "search" not in item.path.parts)
 
 
 class ObjectStore:
