@@ -23,9 +23,9 @@ $(STAMP): pyproject.toml constraints.txt
 search: setup
 	$(BIN)/sparsevlr search digits
 
-# Three processes for two cores: tests of whole searches, of kills and of leases wait for a third of their time.
+# Two processes: tests of whole searches wait for Ray more than they compute.
 test: setup
-	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .
