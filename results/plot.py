@@ -53,13 +53,18 @@ _MEASURED_ACCURACIES = ("natural_accuracy", "adversarial_accuracy", "verified_ac
 
 
 def front_figure(
-    trials: pa.Table, front: pa.Table, objectives: Sequence[str], title: str = "", split: str = "validation"
+    trials: pa.Table,
+    front: pa.Table,
+    objectives: Sequence[str],
+    title: str = "",
+    split: str = "validation",
+    by_norm: str = "",
 ) -> Figure:
     """A figure of ``front`` over ``trials`` (tables with record columns), not bound to any window.
 
     Two objectives are the axes, sparsity across when it is one of them. Of three or more the first two are shown, and
-    no line, since the front projected is no staircase; a single one is drawn against sparsity. Raises QueryError for a
-    column that is no objective.
+    no line, since the front projected is no staircase; a single one is drawn against sparsity. ``by_norm`` stands after
+    epsilon. Raises QueryError for a column that is no objective.
     """
     for name in objectives:
         if name not in DIRECTIONS:
@@ -79,7 +84,7 @@ def front_figure(
     # On test the validation front need not be a front, so that a staircase would claim too much.
     if len(objectives) == 2 and split == "validation":
         _staircase(axes, front, across, up)
-    subtitle = _subtitle(front, objectives, split)
+    subtitle = _subtitle(front, objectives, split, by_norm)
     heading = f"{title}: Pareto front" if title else "Pareto front"
     axes.set_title(heading, loc="left", fontsize=13, pad=22 + 12 * subtitle.count("\n"))
     # A long subtitle must not make the layout shrink the axes.
@@ -213,9 +218,9 @@ def _sparsity_axis(axes: Axes, x: NDArray[np.float64]) -> None:
     axes.set_xticks(positions[: max(last, 4)], [f"{100 * value:g}" for value in _SPARSITY_TICKS[: max(last, 4)]])
 
 
-def _subtitle(front: pa.Table, objectives: Sequence[str], split: str) -> str:
+def _subtitle(front: pa.Table, objectives: Sequence[str], split: str, by_norm: str) -> str:
     parts = []
-    for column, before, after in (("epsilon", "epsilon ", ""), ("samples", "", f" {split} samples")):
+    for column, before, after in (("epsilon", "epsilon ", by_norm), ("samples", "", f" {split} samples")):
         values = sorted(set(front[column].drop_null().to_pylist()))
         if values:
             text = f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} to {values[-1]:g}"

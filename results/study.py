@@ -101,6 +101,11 @@ class Study:
         return self.store.spec
 
     @property
+    def by_norm(self) -> str:
+        """What is said after an epsilon: by which norm, unless it is the radius of a box."""
+        return " by L2" if self.spec.get("norm") == "l2" else ""
+
+    @property
     def objectives(self) -> tuple[str, ...]:
         """The spec's objectives, or `DEFAULT_OBJECTIVES`. Raises StudyError where it names none that there are."""
         found = self.store.manifest["spec"].get("objectives") or DEFAULT_OBJECTIVES
@@ -301,7 +306,7 @@ class Study:
         names = self._objectives(objectives)
         front = self.pareto_front(names, where, split)
         others = self.trials(where) if split == "validation" else front.slice(0, 0)
-        return save_figure(front_figure(others, front, names, title=self.name, split=split), path)
+        return save_figure(front_figure(others, front, names, self.name, split, self.by_norm), path)
 
     def _completed(self, where: str | None) -> TrialRows:
         """Completed trials that pass."""

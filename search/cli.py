@@ -158,7 +158,7 @@ def pareto(
     if plot is not None:
         opened.plot(plot, objectives=chosen, where=where, split=split.value)
     table = Format.json if json_ else format_
-    _print(front, table, lambda: front_table(front, None, chosen or opened.objectives, output.width))
+    _print(front, table, lambda: front_table(front, None, chosen or opened.objectives, output.width, opened.by_norm))
     _warn(opened)
     if (missing := front["samples"].null_count) and table is Format.table:
         errors.print(
@@ -393,7 +393,7 @@ def _follow(uri: str, run: Callable[[Observer], Study]) -> None:
     if not len(front):
         errors.print(f"no trial was completed, so there is no front; see {program} trials {study}")
         raise typer.Exit(1)
-    output.print(front_table(front, tested, finished.objectives, output.width))
+    output.print(front_table(front, tested, finished.objectives, output.width, finished.by_norm))
     for row in tested.to_pylist():
         if row["error"]:
             errors.print(f"trial {row['trial_id']} could not be measured on test: {row['error']}")

@@ -54,14 +54,17 @@ NAMED = 20
 METHODS = ("architecture", "score", "distribution", "pattern", "schedule")
 
 
-def front_table(front: pa.Table, test: pa.Table | None, objectives: Sequence[str], width: int) -> Table:
+def front_table(
+    front: pa.Table, test: pa.Table | None, objectives: Sequence[str], width: int, by_norm: str = ""
+) -> Table:
     """A Pareto front, verified accuracy with its 95 % interval, and beside it the same trials' test figures.
 
-    The methods of each trial are shown where `width` (of the terminal, in characters) has room for them.
+    The methods of each trial are shown where `width` (of the terminal, in characters) has room for them; `by_norm`
+    stands after epsilon.
     """
     rows = front.to_pylist()
     tested = {row["trial_id"]: row for row in test.to_pylist()} if test is not None else {}
-    table = _titled(_front_title(rows))
+    table = _titled(_front_title(rows, by_norm))
     table.add_column("trial", no_wrap=True)
     columns = [*ALWAYS, *(name for name in objectives if name not in ALWAYS)]
     for name in columns:
@@ -221,11 +224,11 @@ def methods(config: str | None) -> str:
     return ", ".join(str(values[name]) for name in METHODS if values.get(name, "unstructured") != "unstructured")
 
 
-def _front_title(rows: Sequence[Mapping[str, Any]]) -> str:
+def _front_title(rows: Sequence[Mapping[str, Any]], by_norm: str) -> str:
     title = f"Pareto front: {len(rows)} trial{'' if len(rows) == 1 else 's'}"
     if not rows:
         return f"{title} (no completed trial matches)"
     first = rows[0]
     samples = f", {first['samples']} samples" if first["samples"] else ""
-    epsilon = f", epsilon {first['epsilon']:g}" if first["epsilon"] else ""
+    epsilon = f", epsilon {first['epsilon']:g}{by_norm}" if first["epsilon"] else ""
     return f"{title}, {first['split']} split{samples}{epsilon}"

@@ -7,6 +7,8 @@ import pytest
 from safetensors import torch as tensors
 
 from sparsevlr.results import ExportError, Study
+from sparsevlr.results.plot import front_figure
+from sparsevlr.search.tables import front_table
 from sparsevlr.trainables.export import folder, recheck
 from sparsevlr.trainables.export.certificate import Certificate
 
@@ -46,7 +48,10 @@ def test_it_says_by_what_norm_and_agrees(study: Study, export: Path) -> None:
     assert not (export / "vnnlib").exists()
     assert not (export / folder.INSTANCES).exists()
     assert "vnnlib" not in (export / folder.README).read_text()
-    assert study.spec["norm"] == "l2"
+    front = front_table(study.pareto_front(), None, study.objectives, 120, study.by_norm)
+    assert "epsilon 0.15 by L2" in str(front.title)
+    (axes,) = front_figure(study.trials(), study.pareto_front(), study.objectives, by_norm=study.by_norm).axes
+    assert "epsilon 0.15 by L2" in axes.texts[0].get_text()
 
 
 def test_the_norm_belongs_to_the_claim(export: Path, tmp_path: Path) -> None:
