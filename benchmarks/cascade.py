@@ -203,8 +203,9 @@ def report(names: Sequence[str]) -> None:
         whole = [line["seconds"] * SAMPLES / line["samples"] for line in told(name, "every step")]
         every = f"{whole[0] / cascade[0]['seconds']:.1f}" if whole else "not run"
         few = [line["seconds"] / line["samples"] for line in told(name, "by itself")]
-        # Were all other stages free: what alpha-CROWN has to do remains.
-        reached = sum(count for stage, count in cascade[0]["decided_by"].items() if stage in ("none", "alpha-crown"))
+        # Were all other stages free: what CROWN and alpha-CROWN have to do remains.
+        last = ("none", "crown", "alpha-crown")
+        reached = sum(count for stage, count in cascade[0]["decided_by"].items() if stage in last)
         attacked = sum(line["verified"] for line in told(name, "attacked")) or "not run"
         itself = f"{few[0]:.1f}" if few else "not run"
         by = ", ".join(f"{stage} {count}" for stage, count in cascade[0]["decided_by"].items())
