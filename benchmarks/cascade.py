@@ -34,7 +34,7 @@ from sparsevlr.results.paths import STATE, checkpoint_path
 from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset
 from sparsevlr.spaces.datasets import Dataset
 from sparsevlr.trainables import Methods, Trial
-from sparsevlr.trainables.bounds import Box, Graph, crown_bounds, input_box, magnitudes, optimised_margins, trace
+from sparsevlr.trainables.bounds import Graph, Region, crown_bounds, input_box, magnitudes, optimised_margins, trace
 from sparsevlr.trainables.checkpoint import Checkpoint
 from sparsevlr.trainables.trial import fixed_subset
 from sparsevlr.trainables.verification import CascadeOptions, verify
@@ -68,12 +68,12 @@ ATTACKED = replace(CASCADE, pgd_steps=50, pgd_restarts=10, audit=None)
 class EveryStep(Verifier):
     """Our alpha-CROWN without its short cuts: all steps for all margins."""
 
-    def margins(self, graph: Graph, box: Box, labels: Tensor) -> MarginBounds:
+    def margins(self, graph: Graph, region: Region, labels: Tensor) -> MarginBounds:
         with torch.no_grad():
-            bounds = crown_bounds(graph, box, tighten=True)
+            bounds = crown_bounds(graph, region, tighten=True)
             scale = magnitudes(graph, bounds)
         never = torch.full_like(scale, torch.inf)
-        return MarginBounds(optimised_margins(graph, box, bounds, labels, never, iterations=ALPHA), scale)
+        return MarginBounds(optimised_margins(graph, region, bounds, labels, never, iterations=ALPHA), scale)
 
 
 def prepared(name: str) -> tuple[nn.Module, np.ndarray, np.ndarray, dict[str, float]]:

@@ -70,6 +70,11 @@ def _from_parts_if_need_be(
     return answer
 
 
+def by_norm(norm: str) -> str:
+    """What is said after an epsilon: by which norm, unless it is the radius of a box."""
+    return " by L2" if norm == "l2" else ""
+
+
 class Study:
     """A reading view of a store. Each call answers from what is stored at that moment; nothing is read again while
     nothing was added. Tables are pyarrow tables with the record columns. Nothing that a study holds is ever executed.
@@ -102,8 +107,8 @@ class Study:
 
     @property
     def by_norm(self) -> str:
-        """What is said after an epsilon: by which norm, unless it is the radius of a box."""
-        return " by L2" if self.spec.get("norm") == "l2" else ""
+        """What is said after the study's epsilon, see `by_norm`."""
+        return by_norm(self.spec.get("norm", "linf"))
 
     @property
     def objectives(self) -> tuple[str, ...]:

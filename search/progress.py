@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ..results.pareto import Floats
 from ..results.record import OVER
+from ..results.study import by_norm
 from .bands import best_by_band
 from .limits import Use, first_end
 from .scores import objective_values
@@ -69,7 +70,7 @@ class Progress:
         before = f", {self._over_before} of them over already" if self._over_before else ""
         self._console.print(
             f"searching {spec.data}: {spec.trials} trials of up to {spec.epochs} epochs{before}, "
-            f"epsilon {spec.epsilon:g}{' by L2' if spec.norm == 'l2' else ''}, seed {spec.seed} -> {self._uri}"
+            f"epsilon {spec.epsilon:g}{by_norm(spec.norm)}, seed {spec.seed} -> {self._uri}"
         )
         if self._console.is_terminal:
             self._live.start()

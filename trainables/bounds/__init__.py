@@ -1,4 +1,4 @@
-"""Bounds of networks over boxes: intervals, and backward linear bounds from the margins."""
+"""Bounds of networks over boxes and balls: intervals, and backward linear bounds from the margins."""
 
 from .graph import Add, Graph, Node, UnsupportedLayer, trace
 from .interval import ReLUStates, interval_bounds, relu_states, unstable_relu_fraction

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...results import ExportError
+from ...results.study import by_norm
 from ..bounds import Graph
 from ..compaction import compact
 from ..mask import Mask, prunable_weights
@@ -164,7 +165,7 @@ def _claim(certificate: Certificate, card: bytes, scale: Tensor) -> Check:
     counts = ", ".join(f"{verdicts.count(name)} {name}" for name in ("verified", "falsified", "unknown"))
     least, most = float(scale.min()), float(scale.max())
     times = "" if least == most == 1 else f" times {least:g} to {most:g}"
-    by = " by L2" if certificate.norm == "l2" else ""
+    by = by_norm(certificate.norm)
     detail = f"epsilon {certificate.epsilon:g}{times}{by} in [{certificate.low:g}, {certificate.high:g}]: {counts}"
     return Check.of("claim", len(pairs), differing, detail)
 

@@ -39,13 +39,13 @@ class Method(enum.Enum):
     alpha_crown = "CROWN-Optimized"
 
 
-def lirpa_margins(graph: Graph, box: Region, labels: Tensor, method: Method, *, iterations: int = 20) -> Tensor:
+def lirpa_margins(graph: Graph, region: Region, labels: Tensor, method: Method, *, iterations: int = 20) -> Tensor:
     """Lower bounds of `logit_y - logit_k` by auto_LiRPA, `(batch, classes)`, 0 at k = y, in the dtype of the network.
 
     The network is copied with its weights as they are, so masks must be in the weights already (`trace` sees to it).
 
     Args:
-        box: the input boxes, each `(batch, *shape)`.
+        region: of the inputs, `(batch, *shape)`; balls all of one radius.
         labels: `(batch,)`.
         iterations: gradient steps of alpha-CROWN.
 
@@ -69,7 +69,7 @@ def lirpa_margins(graph: Graph, box: Region, labels: Tensor, method: Method, *, 
     with _quiet(), _default_dtype(weight.dtype), torch.set_grad_enabled(method is Method.alpha_crown):
         example = torch.zeros(1, *graph.nodes[0].shape, dtype=weight.dtype, device=weight.device)
         bounded = library.BoundedModule(_plain_copy(graph.network), example, bound_opts=options, device=weight.device)
-        inputs = (library.BoundedTensor(box.centre, _perturbation(library, box)),)
+        inputs = (library.BoundedTensor(region.centre, _perturbation(library, region)),)
         lower, _ = bounded.compute_bounds(x=inputs, C=differences, method=method.value, bound_upper=False)
     return lower.detach()
 
