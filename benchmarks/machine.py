@@ -6,12 +6,13 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 VECTORS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 PACKAGES = ("sparsevlr", "torch", "ray", "optuna", "numpy", "auto_LiRPA")
 
 
-def machine() -> dict[str, object]:
+def machine() -> dict[str, Any]:
     """Processor, cores, memory, system and versions; nothing that names the machine."""
     told = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
     told = {name.strip(): value.strip() for name, value in told.items()}
