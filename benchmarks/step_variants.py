@@ -1,12 +1,12 @@
 """Would torch.compile or channels-last make a training step faster? Each beside the step that training takes.
 
-    python benchmarks/step_variants.py run       # resumable by architecture; one thread, minutes of compiling
-    python benchmarks/step_variants.py report    # table from the raw data
+    python benchmarks/step_variants.py run                  # resumable by architecture; minutes of compiling
+    python benchmarks/step_variants.py run --label avx2     # beside what was measured on another processor
+    python benchmarks/step_variants.py report               # table from the raw data
 
-Steps, networks and batches are those of `training_step.py`, but cnn7's of 64, with the IBP loss. `channels-last` lays
-out weights and inputs so; `compiled` passes the loss with its bounds through `torch.compile`, whose backward pass is
-compiled with it. What compiling takes is the wall time of the first step; a trial that changes its epsilon or is
-compacted may pay it again.
+Steps are those of `training_step.py` with the IBP loss. `channels-last` lays out weights and inputs so; `compiled`
+passes the loss with its bounds through `torch.compile`, whose backward pass is compiled with it. What compiling takes
+is the wall time of the first step; a trial that changes its epsilon or is compacted may pay it again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import torch
-from machine import machine
+from machine import has_bfloat16, machine
 from torch import Tensor
 from training_step import CLASSES, EPSILON, NETWORKS, OURS, RAMP, SHAPE, Step, alternating, finisher, our_step
 
@@ -29,16 +29,16 @@ from sparsevlr.trainables.certified_training import Batch
 
 RAW = Path(__file__).parent / "results" / "step_variants"
 LOSS = OURS["ibp"]
-SIZES = {"cnn7": 64}
+STEPS = NETWORKS | {"cnn7": ({"width": 0.25}, 64), "cnn-medium": ({}, 128)}
 PRECISIONS = ("float32", "bfloat16")
 VARIANTS = ("as it is", "channels-last", "compiled")
 
 
-def run(repeats: int) -> None:
+def run(repeats: int, label: str | None) -> None:
     torch.set_num_threads(1)
     RAW.mkdir(parents=True, exist_ok=True)
-    for name in NETWORKS:
-        path = RAW / f"{name}.json"
+    for name in STEPS:
+        path = RAW / (f"{name}-{label}.json" if label else f"{name}.json")
         if path.exists():
             continue
         steps = variants(name)
@@ -53,8 +53,7 @@ def run(repeats: int) -> None:
 
 
 def variants(name: str) -> dict[str, Step]:
-    options, size = NETWORKS[name]
-    size = SIZES.get(name, size)
+    options, size = STEPS[name]
     torch.manual_seed(0)
     network = build_architecture(name, options, SHAPE, CLASSES).train()
     x, y = torch.rand(size, *SHAPE), torch.randint(CLASSES, (size,))
@@ -63,7 +62,7 @@ def variants(name: str) -> dict[str, Step]:
         return Batch(inputs, y, input_box(inputs, EPSILON * RAMP, 0.0, 1.0), RAMP, low=0.0, high=1.0)
 
     steps: dict[str, Step] = {}
-    for precision in PRECISIONS:
+    for precision in PRECISIONS if has_bfloat16() else PRECISIONS[:1]:
         reduced, layout = precision == "bfloat16", torch.channels_last
         steps[f"as it is, {precision}"] = our_step(copy.deepcopy(network), LOSS, batch(x), reduced=reduced)
         steps[f"channels-last, {precision}"] = our_step(
@@ -84,23 +83,28 @@ def compiled_step(network: torch.nn.Module, batch: Batch, *, reduced: bool) -> S
     return step
 
 
-def report(repeats: int) -> None:
+def report() -> None:
     print("| network | precision | as it is | channels-last | compiled | compiling |")
     print("|---|---|---|---|---|---|")
-    for name in NETWORKS:
-        if not (RAW / f"{name}.json").exists():
-            continue
-        raw = json.loads((RAW / f"{name}.json").read_text())
+    for path in sorted(RAW.glob("*.json")):
+        raw = json.loads(path.read_text())
         for precision in PRECISIONS:
-            median = [statistics.median(raw["seconds"][f"{variant}, {precision}"]) for variant in VARIANTS]
+            times = [raw["seconds"].get(f"{variant}, {precision}") for variant in VARIANTS]
+            if None in times:
+                continue
+            median = [statistics.median(seconds) for seconds in times]
             ratios = " | ".join(f"{seconds / median[0]:.2f} x" for seconds in median[1:])
             compiling = raw["first_step_seconds"][f"compiled, {precision}"]
-            print(f"| {name} | {precision} | {1000 * median[0]:.0f} ms | {ratios} | {compiling:.0f} s |")
+            print(f"| {path.stem} | {precision} | {1000 * median[0]:.0f} ms | {ratios} | {compiling:.0f} s |")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["run", "report"])
     parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--label", help="of this processor, where the raw data of another one is to stay")
     asked = parser.parse_args()
-    {"run": run, "report": report}[asked.command](asked.repeats)
+    if asked.command == "run":
+        run(asked.repeats, asked.label)
+    else:
+        report()

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from machine import machine
+from machine import has_bfloat16, machine
 from torch import Tensor, nn
 
 from sparsevlr.spaces.architectures import build_architecture
@@ -68,7 +68,7 @@ def run(repeats: int, names: list[str], label: str | None) -> None:
     torch.set_num_threads(1)
     RAW.mkdir(parents=True, exist_ok=True)
     for name in names:
-        path = RAW / f"{name}-{label}.json" if label else RAW / f"{name}.json"
+        path = RAW / (f"{name}-{label}.json" if label else f"{name}.json")
         if path.exists():
             continue
         options, size = NETWORKS[name]
@@ -77,8 +77,7 @@ def run(repeats: int, names: list[str], label: str | None) -> None:
         x, y = torch.rand(size, *SHAPE), torch.randint(CLASSES, (size,))
         batch = Batch(x, y, input_box(x, EPSILON * RAMP, 0.0, 1.0), RAMP, low=0.0, high=1.0)
         steps = {which: our_step(copy.deepcopy(network), loss, batch) for which, loss in OURS.items()}
-        described = machine()
-        if {"avx512_bf16", "amx_bf16"} & set(described["vector_instructions"]):
+        if has_bfloat16():
             steps |= {
                 which: our_step(copy.deepcopy(network), loss, batch, reduced=True) for which, loss in REDUCED.items()
             }
@@ -86,7 +85,7 @@ def run(repeats: int, names: list[str], label: str | None) -> None:
         if auto_lirpa.installed_version():
             steps |= {which: their_step(copy.deepcopy(network), method, batch) for which, method in THEIRS.items()}
             steps[THEIR_FUSED] = their_fused_step(copy.deepcopy(network), batch)
-        raw = {"machine": described, "batch": size, "options": options, "seconds": alternating(steps, repeats)}
+        raw = {"machine": machine(), "batch": size, "options": options, "seconds": alternating(steps, repeats)}
         path.write_text(json.dumps(raw, indent=1))
         print(name, "done")
 
