@@ -11,6 +11,8 @@ from torch import Tensor
 
 Norm: TypeAlias = Literal["linf", "l2"]
 NORMS: tuple[Norm, ...] = ("linf", "l2")
+Climb: TypeAlias = Callable[[Tensor, Tensor, float], Tensor]
+"""Takes points `(batch, *shape)` so many radii along their gradients, and back into their regions; overwrites both."""
 
 
 class Box(NamedTuple):
@@ -53,9 +55,11 @@ class Box(NamedTuple):
         """The nearest points `(batch, *shape)` of the boxes."""
         return torch.clamp(points, self.lower, self.upper)
 
-    def ascent(self, gradient: Tensor) -> Tensor:
-        """The step `(batch, *shape)` of one radius along which a linear function with this gradient grows most."""
-        return self.radius * gradient.sign()
+    def climb(self) -> Climb:
+        """Steps along which linear functions with these gradients grow most. The ends are computed once for all steps,
+        since those of latent boxes would cost more than the network behind them."""
+        radius, lower, upper = self.radius, self.lower, self.upper
+        return lambda points, gradient, rate: points.addcmul_(gradient.sign_(), radius, value=rate).clamp_(lower, upper)
 
     def part_around(self, points: Tensor, share: float) -> Box:
         """Boxes of `share` times the radius, in [0, 1], within these, as close to being centred at `points` as that
@@ -111,9 +115,14 @@ class Ball(NamedTuple):
         # The centre is in the range, so that what the range cuts off brings a point closer to it.
         return torch.addcmul(self.centre, scaled / beyond, self.radius).clamp_(self.low, self.high)
 
-    def ascent(self, gradient: Tensor) -> Tensor:
+    def climb(self) -> Climb:
         """As of `Box`."""
-        return self.radius * _unit((gradient * self.radius).flatten(1)).view_as(gradient)
+
+        def step(points: Tensor, gradient: Tensor, rate: float) -> Tensor:
+            direction = _unit((gradient * self.radius).flatten(1)).view_as(gradient)
+            return self.project(points + rate * (self.radius * direction))
+
+        return step
 
     def part_around(self, points: Tensor, share: float) -> Ball:
         """As of `Box`: balls, each within its ball by the triangle inequality."""

@@ -68,12 +68,12 @@ class Pgd:
             start: `(batch, *shape)` in [-1, 1], positions in units of the radius.
         """
         region = region.detach()
-        point = region.project(region.centre + start * region.radius)
+        climb, point = region.climb(), region.project(region.centre + start * region.radius)
         for step in range(self.steps):
             with torch.enable_grad():
                 point.requires_grad_(True)
                 gradient = torch.autograd.grad(objective(point), point)[0]
-            point = region.project(point.detach() + self._rate(step) * region.ascent(gradient))
+            point = climb(point.detach(), gradient, self._rate(step))
         return point
 
     def _rate(self, step: int) -> float:
@@ -81,7 +81,7 @@ class Pgd:
         return self.step_size * (1.0 if 2 * step < self.steps else 0.1 if 4 * step < 3 * self.steps else 0.01)
 
     def _until_found(self, network: nn.Module, region: Region, labels: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        point = region.project(region.centre + start * region.radius)
+        climb, point = region.climb(), region.project(region.centre + start * region.radius)
         best = point.clone()
         found = torch.zeros_like(labels, dtype=torch.bool)
         for step in range(self.steps + 1):
@@ -96,7 +96,7 @@ class Pgd:
             found |= new
             if gradient is None or bool(found.all()):
                 break
-            point = region.project(point + self._rate(step) * region.ascent(gradient))
+            point = climb(point, gradient, self._rate(step))
         best[~found] = point[~found]
         return best, found
 

@@ -56,17 +56,17 @@ def test_nothing_within_is_lower_than_the_lowest(norm: Norm) -> None:
     owner = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])
     least = (rows * region.lowest(rows, owner)).sum(1)
     here = region.pick(owner)
-    for step in (0.1, 1.0, 10.0):
-        points = region.pick(owner).centre
+    for rate in (0.1, 1.0, 10.0):
+        points = here.centre.clone()
         for _ in range(200):
-            points = here.project(points - step * here.ascent(rows) + 0.1 * torch.randn_like(points))
+            points = here.climb()(points + 0.1 * torch.randn_like(points), -rows, rate)
             assert bool((least <= (rows * points).sum(1) + 1e-12).all())
     # It is reached where no edge of the range is in the way.
     free = input_region(torch.full((8, 6), 0.5, dtype=torch.float64), 0.3, 0.0, 1.0, 1.0, norm)
     lowest = free.lowest(rows, slice(None))
     assert bool(within(free, lowest).all())
     assert torch.allclose(free.project(lowest), lowest, atol=1e-12)
-    assert torch.allclose(free.centre - free.ascent(rows), lowest, atol=1e-12)
+    assert torch.allclose(free.climb()(free.centre.clone(), -rows, 1.0), lowest, atol=1e-12)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
