@@ -1,6 +1,8 @@
 """Ctrl-C, and the signal by which systems end a process, in the middle of a search."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,15 +13,18 @@ import pytest
 import yaml
 
 from sparsevlr.results import open_study
+from sparsevlr.spaces import StudySpec
 
 from .conftest import TINY
+from .one_worker import run_to_the_end, searched
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_with_130_keeps_what_was_reported_and_leaves_no_process(
+def test_a_signal_ends_with_130_leaves_no_process_and_a_study_that_goes_on(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(TINY | {"trials": 500, "resources": {"workers": 1}}))
+    spec = TINY | {"trials": 500, "resources": {"workers": 1}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(spec))
     command = [sys.executable, "-c", "from sparsevlr.search.cli import main; main()"]
     process = subprocess.Popen(
         [*command, "search", "study.yaml", "--name", "cut", "--storage", str(tmp_path / "studies")],
@@ -52,3 +57,8 @@ def test_a_signal_ends_with_130_keeps_what_was_reported_and_leaves_no_process(
     time.sleep(2)
     left = subprocess.run(["ps", "-s", str(process.pid), "-o", "comm="], capture_output=True, text=True, check=False)
     assert "raylet" not in left.stdout
+    shorter = StudySpec.from_dict(json.loads(json.dumps(spec | {"name": "cut", "trials": 20})))
+    whole = run_to_the_end(shorter, tmp_path / "whole")
+    assert 0 < len(searched(open_study(study))) < len(searched(whole))
+    shutil.copy(tmp_path / "whole" / "study.json", study / "study.json")
+    assert searched(run_to_the_end(shorter, study)) == searched(whole)

@@ -15,7 +15,7 @@ import pytest
 from sparsevlr.results import StorageError, open_study
 from sparsevlr.results.errors import StudyError
 from sparsevlr.results.location import locate
-from sparsevlr.search import resume, search
+from sparsevlr.search import search
 from sparsevlr.search.ray_adapters import StudyCallback, StudyScheduler
 from sparsevlr.search.study_run import WORKER_RETRIES, StudyRun
 from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset
@@ -57,7 +57,7 @@ def test_a_full_disk_ends_the_study_and_with_more_room_it_ends_as_if_it_had_neve
     assert "completed" in states
     assert "failed" not in states
     subprocess.run(["mount", "-o", "remount,size=10m", str(small_disk)], check=True)
-    assert searched(resume(str(study))) == searched(run_to_the_end(tiny(), tmp_path / "whole"))
+    assert searched(run_to_the_end(tiny(), study)) == searched(run_to_the_end(tiny(), tmp_path / "whole"))
 
 
 def test_a_folder_that_vanishes_ends_the_study_and_once_it_is_back_the_study_goes_on(tmp_path: Path) -> None:
