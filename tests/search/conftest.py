@@ -28,14 +28,17 @@ TINY = {
 
 @pytest.fixture(scope="session", autouse=True)
 def ray_settings() -> Iterator[None]:
-    """Ray's sockets need a short path, and what Ray leaves there goes away with the tests. Its workers are nice as a
-    rule: beside tests that compute they would starve."""
+    """Ray's sockets need a short path, and what Ray and commands that are killed leave there goes away with the tests.
+    Its workers are nice as a rule: beside tests that compute they would starve."""
     folder = Path(tempfile.mkdtemp(prefix="svlr"))
-    settings = {"RAY_TMPDIR": str(folder), "RAY_worker_niceness": "0"}
+    settings = {"RAY_TMPDIR": str(folder), "TMPDIR": str(folder), "RAY_worker_niceness": "0"}
+    before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     yield
-    for name in settings:
+    for name, value in before.items():
         del os.environ[name]
+        if value is not None:
+            os.environ[name] = value
     shutil.rmtree(folder, ignore_errors=True)
 
 
