@@ -232,11 +232,16 @@ def report() -> None:
             seconds = line.get("train_processor_seconds", 0)
             print(f"| {name} | {epochs} | {verified(line, 'validation'):.1%} | {seconds:.0f} |")
         print()
+    lines = lines_of(RAW / "fashion-mnist.jsonl")
     for path in sorted(PACKED.glob("*.tar.xz")):
-        print(f"{path.name.removesuffix('.tar.xz')}: not at its end yet; so far, on 1,000 samples of validation")
+        if (name := path.name.removesuffix(".tar.xz")) in lines:
+            continue
+        print(f"{name} is not at its end yet; so far, on validation:")
         for line in history_of(path):
-            print(f"    epoch {line['epoch']}: {line['sparsity']:.1%} sparse, {line['verified_accuracy']:.1%} verified")
-    if not (lines := lines_of(RAW / "fashion-mnist.jsonl")):
+            verified_yet = f"{line['verified_accuracy']:.1%} of {line['samples']:,} samples verified"
+            print(f"    epoch {line['epoch']}: {line['sparsity']:.1%} sparse, {verified_yet}")
+    if not lines:
+        print("no training of cnn-medium has come to its end yet")
         return
     print("| epochs | sparsity | weights | natural | adversarial | verified | 95 % | training, hours |")
     print("|---|---|---|---|---|---|---|---|")

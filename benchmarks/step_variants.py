@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from machine import has_bfloat16, machine
 from torch import Tensor
-from training_step import CLASSES, EPSILON, NETWORKS, OURS, RAMP, SHAPE, Step, alternating, finisher, our_step
+from training_step import CLASSES, EPSILON, NETWORKS, OURS, RAMP, SHAPE, Step, alternating, finisher, labelled, our_step
 
 from sparsevlr.spaces.architectures import build_architecture
 from sparsevlr.trainables.bounds import input_box, trace
@@ -38,7 +38,7 @@ def run(repeats: int, label: str | None) -> None:
     torch.set_num_threads(1)
     RAW.mkdir(parents=True, exist_ok=True)
     for name in STEPS:
-        path = RAW / (f"{name}-{label}.json" if label else f"{name}.json")
+        path = RAW / labelled(name, label)
         if path.exists():
             continue
         steps = variants(name)

@@ -68,7 +68,7 @@ def run(repeats: int, names: list[str], label: str | None) -> None:
     torch.set_num_threads(1)
     RAW.mkdir(parents=True, exist_ok=True)
     for name in names:
-        path = RAW / (f"{name}-{label}.json" if label else f"{name}.json")
+        path = RAW / labelled(name, label)
         if path.exists():
             continue
         options, size = NETWORKS[name]
@@ -88,6 +88,11 @@ def run(repeats: int, names: list[str], label: str | None) -> None:
         raw = {"machine": machine(), "batch": size, "options": options, "seconds": alternating(steps, repeats)}
         path.write_text(json.dumps(raw, indent=1))
         print(name, "done")
+
+
+def labelled(name: str, label: str | None) -> str:
+    """The file of a network's raw data."""
+    return f"{name}-{label}.json" if label else f"{name}.json"
 
 
 def our_step(network: nn.Module, loss: CertifiedLoss, batch: Batch, *, reduced: bool = False) -> Step:

@@ -1,11 +1,13 @@
 """A study driven by one worker without Ray: what any study of one worker must come to."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from sparsevlr.results import Study, open_study
+from sparsevlr.results.paths import STUDY_FILE
 from sparsevlr.results.record import from_table
 from sparsevlr.results.store import Store
 from sparsevlr.search.study_run import StudyRun
@@ -30,6 +32,14 @@ def run_to_the_end(spec: StudySpec, path: Path) -> Study:
             while run.reported(trial.advance()) == "continue":
                 pass
     return open_study(path)
+
+
+def gone_on(study: Path, spec: StudySpec, whole: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The events of a study that was cut, once it has gone on as far as `spec` says, and of one that never was."""
+    uncut = searched(run_to_the_end(spec, whole))
+    assert 0 < len(searched(open_study(study))) < len(uncut)
+    shutil.copy(whole / STUDY_FILE, study / STUDY_FILE)
+    return searched(run_to_the_end(spec, study)), uncut
 
 
 def searched(study: Study) -> list[dict[str, Any]]:

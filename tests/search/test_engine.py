@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from killing import check
 from ray.exceptions import RayTaskError, WorkerCrashedError
 
 from sparsevlr.results import Record, StorageError, Store, StudyError, open_study
@@ -319,7 +320,10 @@ def test_workers_that_are_killed_leave_no_trace_in_the_records(tmp_path: Path) -
 
 def test_one_worker_and_one_seed_give_one_study(tmp_path: Path) -> None:
     spec = tiny(trials=6, resources={"workers": 1})
-    assert searched(search(spec, str(tmp_path / "study"))) == searched(run_to_the_end(spec, tmp_path / "again"))
+    study = search(spec, str(tmp_path / "study"))
+    assert searched(study) == searched(run_to_the_end(spec, tmp_path / "again"))
+    # Rows of the test split among them, each as a bare trial gives it.
+    assert {name: found for name, found in check(study).items() if found} == {}
 
 
 def test_a_study_survives_trials_that_fail_diverge_or_take_their_worker_along(

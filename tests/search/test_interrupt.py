@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from sparsevlr.results import open_study
 from sparsevlr.spaces import StudySpec
 
 from .conftest import TINY
-from .one_worker import run_to_the_end, searched
+from .one_worker import gone_on
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -58,7 +57,5 @@ def test_a_signal_ends_with_130_leaves_no_process_and_a_study_that_goes_on(
     left = subprocess.run(["ps", "-s", str(process.pid), "-o", "comm="], capture_output=True, text=True, check=False)
     assert "raylet" not in left.stdout
     shorter = StudySpec.from_dict(json.loads(json.dumps(spec | {"name": "cut", "trials": 20})))
-    whole = run_to_the_end(shorter, tmp_path / "whole")
-    assert 0 < len(searched(open_study(study))) < len(searched(whole))
-    shutil.copy(tmp_path / "whole" / "study.json", study / "study.json")
-    assert searched(run_to_the_end(shorter, study)) == searched(whole)
+    found, uncut = gone_on(study, shorter, tmp_path / "whole")
+    assert found == uncut

@@ -1,7 +1,6 @@
 """A disk that fills up, a folder that goes away: the study ends with one line, and goes on when its storage is back."""
 
 import json
-import shutil
 import signal
 import subprocess
 import threading
@@ -15,7 +14,7 @@ import pytest
 from sparsevlr.results import StorageError, open_study
 from sparsevlr.results.errors import StudyError
 from sparsevlr.results.location import locate
-from sparsevlr.search import search
+from sparsevlr.search import resume, search
 from sparsevlr.search.ray_adapters import StudyCallback, StudyScheduler
 from sparsevlr.search.study_run import WORKER_RETRIES, StudyRun
 from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset
@@ -23,7 +22,7 @@ from sparsevlr.trainables.ray_trainable import RayTrial
 from sparsevlr.trainables.trial import Trial
 
 from .conftest import TINY
-from .one_worker import run_to_the_end, searched
+from .one_worker import gone_on, run_to_the_end, searched
 from .test_study_run import Memory, full_disk
 
 
@@ -57,7 +56,7 @@ def test_a_full_disk_ends_the_study_and_with_more_room_it_ends_as_if_it_had_neve
     assert "completed" in states
     assert "failed" not in states
     subprocess.run(["mount", "-o", "remount,size=10m", str(small_disk)], check=True)
-    assert searched(run_to_the_end(tiny(), study)) == searched(run_to_the_end(tiny(), tmp_path / "whole"))
+    assert searched(resume(str(study))) == searched(run_to_the_end(tiny(), tmp_path / "whole"))
 
 
 def test_a_folder_that_vanishes_ends_the_study_and_once_it_is_back_the_study_goes_on(tmp_path: Path) -> None:
@@ -78,11 +77,8 @@ def test_a_folder_that_vanishes_ends_the_study_and_once_it_is_back_the_study_goe
     away.rename(study)
     (study / "driver.lock").unlink()
     assert "failed" not in open_study(study).trials()["state"].to_pylist()
-    before = searched(open_study(study))
-    whole = run_to_the_end(tiny(trials=20), tmp_path / "whole")
-    assert 0 < len(before) < len(searched(whole))
-    shutil.copy(tmp_path / "whole" / "study.json", study / "study.json")
-    assert searched(run_to_the_end(tiny(trials=20), study)) == searched(whole)
+    found, uncut = gone_on(study, tiny(trials=20), tmp_path / "whole")
+    assert found == uncut
 
 
 def worker_of(config: TrialConfig, study: Path) -> RayTrial:

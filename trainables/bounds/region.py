@@ -57,7 +57,7 @@ class Box(NamedTuple):
 
     def climb(self) -> Climb:
         """Steps along which linear functions with these gradients grow most. The ends are computed once for all steps,
-        since those of latent boxes would cost more than the network behind them."""
+        since those of latent boxes cost about as much as the network behind them."""
         radius, lower, upper = self.radius, self.lower, self.upper
         return lambda points, gradient, rate: points.addcmul_(gradient.sign_(), radius, value=rate).clamp_(lower, upper)
 
