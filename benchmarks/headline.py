@@ -1,6 +1,6 @@
 """The largest networks here: cnn-medium on all of Fashion-MNIST at epsilon 0.1, all 10,000 test images.
 
-    python benchmarks/headline.py tune [--epochs 10] [--workers 1]                # nine times cnn-small; resumable
+    python benchmarks/headline.py tune [--workers 1]                                # cnn-small; resumable
     python benchmarks/headline.py run [--epochs 30] [--sparsities 0.95 0.99 0]    # resumable; hours each
     python benchmarks/headline.py run --precision bfloat16                        # where `sparsevlr check` says so
     python benchmarks/headline.py pack                                            # the state of what was cut
@@ -64,20 +64,31 @@ VALUES: dict[str, Any] = {
     "optimizer": "adam",
 }
 
-LATE = {"optimizer.learning_rate": 3e-3, "loss.kappa_end": 0.0}
-TUNED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "3e-3, kappa 0": ({}, LATE | {"loss.kappa_start": 0.0}),
-    "3e-3, kappa to 0": ({}, LATE),
-    "6e-3, kappa to 0": ({}, LATE | {"optimizer.learning_rate": 6e-3}),
-    "3e-3, kappa to 0, batches of 128": ({"batch_size": 128}, LATE),
-    "3e-3, kappa to 0, ramp to 0.4": ({"ramp": {"start": 0.01, "end": 0.4}}, LATE | {"schedule.end": 0.4}),
-    "3e-3, kappa to 0.3": ({}, LATE | {"loss.kappa_end": 0.3}),
-    "1e-3, kappa to 0": ({}, LATE | {"optimizer.learning_rate": 1e-3}),
-    "3e-3, kappa to 0, cosine": ({}, LATE | {"optimizer.schedule": "cosine"}),
-    "3e-3, kappa to 0, averaged": ({}, LATE | {"optimizer.average": 0.999}),
+RATE = {"optimizer.learning_rate": 3e-3}
+LATE = RATE | {"loss.kappa_end": 0.0}
+ONE_STEP = {"loss.attack_steps": 1, "loss.attack_step_size": 2.0, "loss.epsilon_factor": 1.5}
+BY_128, BY_64 = {"batch_size": 128}, {"batch_size": 64}
+EARLY_RAMP = {"ramp": {"start": 0.01, "end": 0.4}}
+EARLY_PRUNED = {"schedule.end": 0.4}
+LATE_DROPS = {"optimizer.first_drop": 0.8, "optimizer.second_drop": 0.92}
+CHOSEN = "3e-3, kappa to 0, batches of 128"
+SMALL = "3e-3, kappa to 0, batches of 64"
+TUNED: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
+    CHOSEN: (10, BY_128, LATE),
+    f"{CHOSEN}, averaged": (10, BY_128, LATE | {"optimizer.average": 0.999}),
+    f"{CHOSEN}, cosine": (10, BY_128, LATE | {"optimizer.schedule": "cosine"}),
+    f"{CHOSEN}, epsilon times 1.1": (10, BY_128, LATE | {"loss.epsilon_factor": 1.1}),
+    "3e-3, cc-ibp, batches of 128": (10, BY_128, RATE | {"loss": "cc-ibp", "loss.alpha": 0.3, **ONE_STEP}),
+    "3e-3, exp-ibp, batches of 128": (10, BY_128, RATE | {"loss": "exp-ibp", "loss.alpha": 0.5, **ONE_STEP}),
+    SMALL: (10, BY_64, LATE),
+    f"{SMALL}, longer": (20, BY_64, LATE),
+    f"{SMALL}, longer, ramp to 0.4, late drops": (20, BY_64 | EARLY_RAMP, LATE | EARLY_PRUNED | LATE_DROPS),
+    "3e-3, kappa to 0": (10, {}, LATE),
+    "3e-3, kappa 0": (10, {}, LATE | {"loss.kappa_start": 0.0}),
+    "6e-3, kappa to 0": (10, {}, LATE | {"optimizer.learning_rate": 6e-3}),
+    "3e-3, kappa to 0, ramp to 0.4": (10, EARLY_RAMP, LATE | EARLY_PRUNED),
 }
-"""What was tried: changes to the study and to the trial."""
-CHOSEN = TUNED["3e-3, kappa to 0, batches of 128"]
+"""What was tried: epochs, and changes to the study and to the trial."""
 
 TOLD = (
     "epoch",
@@ -101,23 +112,25 @@ class Tuning:
     """One training of the small network."""
 
     name: str
-    epochs: int
     seed: int = 0
 
     @property
     def key(self) -> str:
-        return json.dumps([self.name, self.epochs, self.seed])
+        return json.dumps([self.name, self.seed])
 
     def line(self) -> Line:
-        spec, values = TUNED[self.name]
+        epochs, spec, values = TUNED[self.name]
         small = VALUES | {"architecture": "cnn-small", "sparsity": 0.95}
-        return {"key": self.key, **in_process(SPEC | {"epochs": self.epochs} | spec, small | values, self.seed)}
+        judged = {"verification": SPEC["verification"] | {"samples": None}}
+        spec = SPEC | judged | {"epochs": epochs} | spec
+        return {"key": self.key, "epochs": epochs, **in_process(spec, small | values, self.seed)}
 
 
 @dataclass(frozen=True)
 class Run:
     """One training."""
 
+    settings: str
     sparsity: float
     epochs: int
     precision: str
@@ -125,7 +138,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"{self.epochs}-epochs-{self.precision}-{round(1000 * self.sparsity)}-{self.seed}"
+        name = f"{self.epochs}-epochs-{self.precision}-{round(1000 * self.sparsity)}-{self.seed}"
+        return name if self.settings == CHOSEN else f"{name}-{self.settings.replace(', ', '-').replace(' ', '-')}"
 
     def line(self) -> Line:
         torch.set_num_threads(1)
@@ -133,7 +147,7 @@ class Run:
         if (packed := PACKED / f"{self.name}.tar.xz").exists() and not folder.exists():
             shutil.unpack_archive(packed, folder)
         folder.mkdir(parents=True, exist_ok=True)
-        study, chosen = CHOSEN
+        _, study, chosen = TUNED[self.settings]
         own = {"epochs": self.epochs, "precision": self.precision, "seed": self.seed}
         spec = StudySpec.from_dict(SPEC | study | own)
         config = TrialConfig(trial_id="one", seed=self.seed, values=VALUES | chosen | {"sparsity": self.sparsity})
@@ -157,6 +171,7 @@ class Run:
         test = trial.score_on_test()
         return {
             "key": self.name,
+            "settings": self.settings,
             "epochs": self.epochs,
             "precision": self.precision,
             "sparsity": self.sparsity,
@@ -168,14 +183,14 @@ class Run:
         }
 
 
-def tune(epochs: int, workers: int) -> None:
-    train_all([Tuning(name, epochs) for name in TUNED], RAW / "tuning.jsonl", workers)
+def tune(workers: int) -> None:
+    train_all([Tuning(name) for name in TUNED], RAW / "tuning.jsonl", workers)
 
 
-def run(epochs: int, precision: str, sparsities: list[float]) -> None:
+def run(settings: str, epochs: int, precision: str, sparsities: list[float]) -> None:
     RAW.mkdir(parents=True, exist_ok=True)
     (RAW / "machine.json").write_text(json.dumps(machine(), indent=1) + "\n")
-    for one in (Run(sparsity, epochs, precision) for sparsity in sparsities):
+    for one in (Run(settings, sparsity, epochs, precision) for sparsity in sparsities):
         if one.name in lines_of(RAW / "fashion-mnist.jsonl"):
             continue
         line = one.line()
@@ -228,9 +243,9 @@ def history_of(packed: Path) -> list[Line]:
 def report() -> None:
     if tuned := lines_of(RAW / "tuning.jsonl"):
         print("| cnn-small, 95 % | epochs | verified on validation | training, processor seconds |\n|---|---|---|---|")
-        for (name, epochs, _), line in ((json.loads(key), line) for key, line in tuned.items()):
+        for (name, _), line in ((json.loads(key), line) for key, line in tuned.items()):
             seconds = line.get("train_processor_seconds", 0)
-            print(f"| {name} | {epochs} | {verified(line, 'validation'):.1%} | {seconds:.0f} |")
+            print(f"| {name} | {line['epochs']} | {verified(line, 'validation'):.1%} | {seconds:.0f} |")
         print()
     lines = lines_of(RAW / "fashion-mnist.jsonl")
     for path in sorted(PACKED.glob("*.tar.xz")):
@@ -257,9 +272,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     tuning = commands.add_parser("tune")
-    tuning.add_argument("--epochs", type=int, default=10)
     tuning.add_argument("--workers", type=int, default=1)
     running = commands.add_parser("run")
+    running.add_argument("--settings", choices=TUNED, default=CHOSEN, metavar="NAME", help="of those that are tuned")
     running.add_argument("--epochs", type=int, default=30)
     running.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     running.add_argument("--sparsities", type=float, nargs="+", default=[0.95, 0.99, 0.0])
@@ -267,8 +282,8 @@ if __name__ == "__main__":
     commands.add_parser("report")
     asked = parser.parse_args()
     if asked.command == "tune":
-        tune(asked.epochs, asked.workers)
+        tune(asked.workers)
     elif asked.command == "run":
-        run(asked.epochs, asked.precision, asked.sparsities)
+        run(asked.settings, asked.epochs, asked.precision, asked.sparsities)
     else:
         {"pack": pack, "report": report}[asked.command]()
