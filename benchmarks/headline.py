@@ -71,6 +71,7 @@ BY_128, BY_64 = {"batch_size": 128}, {"batch_size": 64}
 EARLY_RAMP = {"ramp": {"start": 0.01, "end": 0.4}}
 EARLY_PRUNED = {"schedule.end": 0.4}
 LATE_DROPS = {"optimizer.first_drop": 0.8, "optimizer.second_drop": 0.92}
+MEDIUM = LATE | EARLY_PRUNED | LATE_DROPS | {"architecture": "cnn-medium", "optimizer.learning_rate": 1e-3}
 CHOSEN = "3e-3, kappa to 0, batches of 128"
 SMALL = "3e-3, kappa to 0, batches of 64"
 TUNED: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
@@ -83,10 +84,12 @@ TUNED: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     SMALL: (10, BY_64, LATE),
     f"{SMALL}, longer": (20, BY_64, LATE),
     f"{SMALL}, longer, ramp to 0.4, late drops": (20, BY_64 | EARLY_RAMP, LATE | EARLY_PRUNED | LATE_DROPS),
-    "3e-3, kappa to 0": (10, {}, LATE),
-    "3e-3, kappa 0": (10, {}, LATE | {"loss.kappa_start": 0.0}),
-    "6e-3, kappa to 0": (10, {}, LATE | {"optimizer.learning_rate": 6e-3}),
-    "3e-3, kappa to 0, ramp to 0.4": (10, EARLY_RAMP, LATE | EARLY_PRUNED),
+    "cnn-medium, 1e-3, ramp to 0.4, late drops": (10, BY_64 | EARLY_RAMP, MEDIUM),
+    "cnn-medium, 1e-3, ramp to 0.4, late drops, no regulariser": (
+        10,
+        BY_64 | EARLY_RAMP,
+        MEDIUM | {"regulariser": "none"},
+    ),
 }
 """What was tried: epochs, and changes to the study and to the trial."""
 
@@ -242,7 +245,9 @@ def history_of(packed: Path) -> list[Line]:
 
 def report() -> None:
     if tuned := lines_of(RAW / "tuning.jsonl"):
-        print("| cnn-small, 95 % | epochs | verified on validation | training, processor seconds |\n|---|---|---|---|")
+        print(
+            "| 95 %, cnn-small where not said | epochs | verified on validation | training, processor seconds |\n|---|---|---|---|"
+        )
         for (name, _), line in ((json.loads(key), line) for key, line in tuned.items()):
             seconds = line.get("train_processor_seconds", 0)
             print(f"| {name} | {line['epochs']} | {verified(line, 'validation'):.1%} | {seconds:.0f} |")
@@ -258,14 +263,15 @@ def report() -> None:
     if not lines:
         print("no training of cnn-medium has come to its end yet")
         return
-    print("| epochs | sparsity | weights | natural | adversarial | verified | 95 % | training, hours |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| settings | epochs | sparsity | weights | natural | adversarial | verified | 95 % | training, hours |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for line in lines.values():
         test = line["test"]
         shares = " | ".join(f"{test[f'{kind}_accuracy']:.2%}" for kind in ("natural", "adversarial", "verified"))
         interval = f"{100 * test['verified_low']:.2f} to {100 * test['verified_high']:.2f}"
         weights, hours = test["nonzero_weights"], test["train_seconds"] / 3600
-        print(f"| {line['epochs']} | {test['sparsity']:.2%} | {weights:,} | {shares} | {interval} | {hours:.1f} |")
+        recipe = f"{line['settings']} | {line['epochs']} | {test['sparsity']:.2%}"
+        print(f"| {recipe} | {weights:,} | {shares} | {interval} | {hours:.1f} |")
 
 
 if __name__ == "__main__":
