@@ -229,7 +229,7 @@ def dead_relus(folder: Path, config: TrialConfig, data: Dataset) -> dict[int, fl
 def pack() -> None:
     """The last checkpoint of every training that has not come to its end, and what it was worth so far."""
     PACKED.mkdir(parents=True, exist_ok=True)
-    for folder in SCRATCH.iterdir():
+    for folder in SCRATCH.glob("*"):
         name = folder.name
         if name in lines_of(RAW / "fashion-mnist.jsonl"):
             (PACKED / f"{name}.tar.xz").unlink(missing_ok=True)
