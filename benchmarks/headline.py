@@ -1,6 +1,6 @@
 """The largest networks here: cnn-medium on all of Fashion-MNIST at epsilon 0.1, all 10,000 test images.
 
-    python benchmarks/headline.py tune [--workers 1]                            # at 95 %; resumable; two hours
+    python benchmarks/headline.py tune [--workers 1]                              # at 95 %; resumable; two hours
     python benchmarks/headline.py run [--epochs 40] [--sparsities 0.95 0.99 0]    # resumable; hours each
     python benchmarks/headline.py run --precision bfloat16                        # where `sparsevlr check` says so
     python benchmarks/headline.py pack                                            # the state of what was cut
@@ -69,25 +69,25 @@ VALUES: dict[str, Any] = {
 }
 
 RATE = {"optimizer.learning_rate": 3e-3}
-LATE = RATE | {"loss.kappa_end": 0.0}
+TO_IBP = RATE | {"loss.kappa_end": 0.0}
 ONE_STEP = {"loss.attack_steps": 1, "loss.attack_step_size": 2.0, "loss.epsilon_factor": 1.5}
 BY_128, BY_64 = {"batch_size": 128}, {"batch_size": 64}
 EARLY_RAMP = {"ramp": {"start": 0.01, "end": 0.4}}
 EARLY_PRUNED = {"schedule.end": 0.4}
 LATE_DROPS = {"optimizer.first_drop": 0.8, "optimizer.second_drop": 0.92}
-MEDIUM = LATE | EARLY_PRUNED | LATE_DROPS | {"architecture": "cnn-medium", "optimizer.learning_rate": 1e-3}
-BY_3E3 = "3e-3, batches of 128"
+MEDIUM = TO_IBP | EARLY_PRUNED | LATE_DROPS | {"architecture": "cnn-medium", "optimizer.learning_rate": 1e-3}
+FIRST = "3e-3, batches of 128"
 CHOSEN = "cnn-medium, 1e-3, batches of 64, ramp to 0.4, late drops"
 TUNED: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
-    BY_3E3: (10, BY_128, LATE),
-    f"{BY_3E3}, averaged": (10, BY_128, LATE | {"optimizer.average": 0.999}),
-    f"{BY_3E3}, cosine": (10, BY_128, LATE | {"optimizer.schedule": "cosine"}),
-    f"{BY_3E3}, epsilon times 1.1": (10, BY_128, LATE | {"loss.epsilon_factor": 1.1}),
-    f"{BY_3E3}, cc-ibp": (10, BY_128, RATE | {"loss": "cc-ibp", "loss.alpha": 0.3, **ONE_STEP}),
-    f"{BY_3E3}, exp-ibp": (10, BY_128, RATE | {"loss": "exp-ibp", "loss.alpha": 0.5, **ONE_STEP}),
-    "3e-3, batches of 64": (10, BY_64, LATE),
-    "3e-3, batches of 64, longer": (20, BY_64, LATE),
-    "3e-3, batches of 64, ramp to 0.4, late drops": (20, BY_64 | EARLY_RAMP, LATE | EARLY_PRUNED | LATE_DROPS),
+    FIRST: (10, BY_128, TO_IBP),
+    f"{FIRST}, averaged": (10, BY_128, TO_IBP | {"optimizer.average": 0.999}),
+    f"{FIRST}, cosine": (10, BY_128, TO_IBP | {"optimizer.schedule": "cosine"}),
+    f"{FIRST}, epsilon times 1.1": (10, BY_128, TO_IBP | {"loss.epsilon_factor": 1.1}),
+    f"{FIRST}, cc-ibp": (10, BY_128, RATE | {"loss": "cc-ibp", "loss.alpha": 0.3, **ONE_STEP}),
+    f"{FIRST}, exp-ibp": (10, BY_128, RATE | {"loss": "exp-ibp", "loss.alpha": 0.5, **ONE_STEP}),
+    "3e-3, batches of 64": (10, BY_64, TO_IBP),
+    "3e-3, batches of 64, longer": (20, BY_64, TO_IBP),
+    "3e-3, batches of 64, ramp to 0.4, late drops": (20, BY_64 | EARLY_RAMP, TO_IBP | EARLY_PRUNED | LATE_DROPS),
     CHOSEN: (10, BY_64 | EARLY_RAMP, MEDIUM),
     f"{CHOSEN}, no regulariser": (10, BY_64 | EARLY_RAMP, MEDIUM | {"regulariser": "none"}),
 }
@@ -112,7 +112,7 @@ TOLD = (
 
 @dataclass(frozen=True)
 class Tuning:
-    """One training of the small network."""
+    """One training that compares settings."""
 
     name: str
     seed: int = 0
@@ -218,9 +218,10 @@ def last_checkpoint(folder: Path) -> tuple[int, str] | None:
 
 def dead_relus(folder: Path, config: TrialConfig, data: Dataset) -> dict[int, float]:
     """Share of the neurons of each ReLU that no validation sample switches on, anywhere in its box."""
-    _, path = last_checkpoint(folder) or (0, "")
+    last = last_checkpoint(folder)
+    assert last, f"{folder} has no checkpoint"
     network = Methods.of(config).build_network(data.shape, data.classes)
-    network.load_state_dict(Checkpoint.load(locate(folder), path).weights)
+    network.load_state_dict(Checkpoint.load(locate(folder), last[1]).weights)
     boxes = input_region(torch.from_numpy(data.validation.x), SPEC["epsilon"], data.low, data.high)
     states = relu_states(trace(network, data.shape), boxes)
     return {index: round(state.dead / state.neurons, 4) for index, state in states.items()}
