@@ -103,6 +103,9 @@ class Location:
             except OSError as error:
                 if "response stream" in str(error):
                     raise _TornAnswer(*error.args) from error
+                # Removed since it was opened, which arrow calls no missing file.
+                if not self.filesystem.get_file_info(path).is_file:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
                 raise
 
     def open(self, relative: str) -> pa.NativeFile:

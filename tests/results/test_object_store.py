@@ -8,6 +8,7 @@ import pytest
 from sparsevlr.results import Record, StorageError, Store, StudyMissing, open_study
 from sparsevlr.results import lease as lease_module
 from sparsevlr.results import location as location_module
+from sparsevlr.results.coverage import FANOUT
 from sparsevlr.results.location import locate, to_type, without_credentials
 
 from ..conftest import ACCESS_KEY, SECRET_KEY, ObjectStore, some
@@ -155,6 +156,27 @@ def test_reading_tells_an_outage_from_a_corrupt_file(
     (name,) = (entry.name for entry in store.location.files("parts"))
     store.location.write(f"parts/{name}", b"PAR1")
     assert store.read().problems[0].startswith(f"parts/{name}: cut short or corrupt, skipped")
+
+
+def test_reading_goes_on_when_a_file_is_merged_after_it_was_opened(
+    object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "_merge_in_background", lambda *_: None)
+    uri = object_store.uri("study")
+    reader, merged = Store.create(uri, {}), []
+
+    def merging(method: str, path: str) -> None:
+        if method == "GET" and path.endswith(".parquet") and not merged:
+            merged.append(path)
+            store.merge()
+
+    with Store.open(uri, readonly=False) as store:
+        for number in range(FANOUT):
+            store.append(failed(f"t{number}"))
+        with object_store.faults(merging):
+            assert ids(reader) == [f"t{number}" for number in range(FANOUT)]
+    assert merged
+    assert merged[0].removeprefix("/") not in object_store.paths()
 
 
 def test_a_bucket_that_is_not_there(object_store: ObjectStore) -> None:
