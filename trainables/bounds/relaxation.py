@@ -130,6 +130,8 @@ class MaxRelaxation(NamedTuple):
     constant: Tensor
 
     def backward(self, rows: Tensor, owner: Tensor | slice, inputs: torch.Size) -> tuple[Tensor, Tensor]:
+        # Rows of reduced precision meet bounds that are not: of a BatchNorm, or over a ball.
+        rows = rows.to(torch.promote_types(rows.dtype, self.exact.dtype))
         positive, negative = rows.clamp(min=0), rows.clamp(max=0)
         bias = (negative * self.constant[owner]).flatten(1).sum(1)
         kept = (positive + negative * self.exact[owner]).flatten(2)
