@@ -101,14 +101,12 @@ class Sparsification:
         """Whether scores are in training, the weights standing still."""
         return self._learning is not None
 
-    def learn_(self) -> bool:
-        """Where scores are in training: one step of them in place of the weights, by the gradients that these hold."""
-        if self._learning is None:
-            return False
+    def learn_(self) -> None:
+        """One step of the scores in training, in place of the weights, by the gradients that these hold."""
+        assert self._learning is not None
         gradients = {name: weight.grad for name, weight in self._weights.items()}
         self._learning.step_({name: gradient for name, gradient in gradients.items() if gradient is not None})
         self._show_learned()
-        return True
 
     def tensors(self) -> dict[str, Tensor]:
         """What has to be remembered beside the mask, by `entry/name`."""

@@ -288,19 +288,19 @@ class Training:
         with self._precision():
             loss = self._methods.loss.loss(graph, batch)
             loss = loss + regulariser.penalty(graph, batch)
-        if not torch.isfinite(loss):
-            raise Diverged(
-                f"the loss became {loss.item()} in epoch {self.epoch + 1} at epsilon "
-                f"{batch.ramp * self._spec.epsilon:.3g}; "
-                "a lower optimizer.learning_rate or a longer ramp may help"
-            )
+        self._check_step("loss", loss, batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if self._sparsification.learn_():
+        if self._sparsification.learning:
+            gradients = [weight.grad for weight in graph.network.parameters() if weight.grad is not None]
+            self._check_step("norm of the gradient", nn.utils.get_total_norm(gradients), batch)
+            self._sparsification.learn_()
             return
         mask.zero_gradients_(graph.network)
         self._methods.optimizer.add_l1_(prunable_weights(graph.network).values())
-        nn.utils.clip_grad_norm_(graph.network.parameters(), self._methods.optimizer.clip)
+        # One that overflows would be clipped to nothing, step by step.
+        norm = nn.utils.clip_grad_norm_(graph.network.parameters(), self._methods.optimizer.clip)
+        self._check_step("norm of the gradient", norm, batch)
         rate = self._methods.optimizer.rate(self._position(step))
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -312,8 +312,16 @@ class Training:
         reduced = self._spec.precision != "float32"
         return torch.autocast(self._device.type, torch.bfloat16, enabled=reduced)
 
+    def _check_step(self, what: str, value: torch.Tensor, batch: Batch) -> None:
+        if not torch.isfinite(value):
+            raise Diverged(
+                f"the {what} became {value.item()} in epoch {self.epoch + 1} at epsilon "
+                f"{batch.ramp * self._spec.epsilon:.3g}; "
+                "a lower optimizer.learning_rate or a longer ramp may help"
+            )
+
     def _check_finite(self) -> None:
-        """The loss is looked at before each step; the last step may still have gone astray."""
+        """Loss and gradient are looked at in each step; the last step may still have gone astray."""
         broken = [name for name, value in self.network.state_dict().items() if not bool(value.isfinite().all())]
         if broken:
             raise Diverged(

@@ -24,6 +24,7 @@ WORKS_ON = [(loss, architecture) for loss in LOSSES for architecture in ARCHITEC
 BY_NORM = [
     *((*pair, "linf") for pair in WORKS_ON),
     *((loss, name, "l2") for loss in LOSSES for name in ("mlp", "cnn-small")),
+    *((loss, "max-pooling", norm) for loss in LOSSES for norm in NORMS),
 ]
 
 
@@ -34,6 +35,10 @@ def cheap(name: str) -> CertifiedLoss:
 
 def network(architecture: str) -> nn.Sequential:
     torch.manual_seed(0)
+    if architecture == "max-pooling":
+        convolution = nn.Conv2d(1, 3, 3), nn.ReLU(), nn.BatchNorm2d(3), nn.MaxPool2d(2)
+        head = nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3)
+        return nn.Sequential(*convolution, *head).double().train()
     known = {field.name for field in fields(ARCHITECTURES[architecture])}
     small = {"width": 0.1, "hidden": (8, 6), "batchnorm": True}
     options = {option: value for option, value in small.items() if option in known}
@@ -102,12 +107,14 @@ def test_it_leaves_the_interval_bounds_of_the_box_or_of_a_part_of_it(name: str, 
         assert bool((seen.radius > 0).any())
 
 
-@pytest.mark.parametrize(("name", "architecture"), WORKS_ON)
-def test_in_bfloat16_it_is_near_what_it_is_in_float32_and_no_bounds_cross(name: str, architecture: str) -> None:
+@pytest.mark.parametrize(("name", "architecture", "norm"), BY_NORM)
+def test_in_bfloat16_it_is_near_what_it_is_in_float32_and_no_bounds_cross(
+    name: str, architecture: str, norm: Norm
+) -> None:
     loss, found = cheap(name), []
     for reduced in (False, True):
         net, boxes = network(architecture).float(), dict[int, Region]()
-        data = single(batch(0.05, boxes=boxes))
+        data = single(batch(0.05, norm=norm, boxes=boxes))
         with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
             value = loss.loss(trace(net, (1, 6, 6)), data)
         assert value.dtype == torch.float32
@@ -169,7 +176,8 @@ def training(name: str, digits: Dataset, spec: StudySpec = SPEC, **options: obje
     if "batchnorm" not in {field.name for field in fields(ARCHITECTURES["mlp"])}:
         del values["architecture.batchnorm"]
     values |= {f"loss.{option}": value for option, value in CHEAP.items() if option in known}
-    config = TrialConfig(trial_id="a", seed=4, values=values | options)
+    given = {name: value for name, value in (values | options).items() if value is not None}
+    config = TrialConfig(trial_id="a", seed=4, values=given)
     stage = DenseStage.of(config, spec, len(digits.train.y))
     return Training(Methods.of(config), 0.7, spec, digits, 4, stage, device=torch.device("cpu"))
 
@@ -194,6 +202,18 @@ def test_a_training_resumes_bit_for_bit_and_keeps_pruned_weights_at_zero(name: s
 def test_a_training_that_explodes_says_so(name: str, digits: Dataset) -> None:
     with pytest.raises(Diverged, match="learning_rate"):
         training(name, digits, **{"optimizer.learning_rate": 1e30}).train_until(2)
+
+
+@pytest.mark.parametrize(("value", "norm"), [(torch.nan, "nan"), (1e30, "inf")])
+@pytest.mark.parametrize(
+    "pruning", [{}, {"score": "hydra", "schedule": "one-shot", "schedule.at": 0.0, "schedule.end": None}]
+)
+def test_a_gradient_that_explodes_says_so(value: float, norm: str, pruning: dict[str, object], digits: Dataset) -> None:
+    one = training("ibp", digits, **pruning)
+    weight = next(iter(one.network.parameters()))
+    weight.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([0]), value))
+    with pytest.raises(Diverged, match=f"the norm of the gradient became {norm} in epoch 1 .*learning_rate"):
+        one.train_until(1)
 
 
 def test_the_box_that_is_trained_on_is_a_multiple_of_epsilon(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
