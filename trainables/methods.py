@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from functools import cache
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -52,6 +52,14 @@ FAMILIES: dict[str, Mapping[str, type[Any]]] = {
     "start": STARTS,
 }
 PRUNING = ("sparsity", "score", "distribution", "pattern", "schedule")
+_WRITTEN: Mapping[Any, tuple[str, tuple[type, ...]]] = {
+    bool: ("true or false", (bool,)),
+    int: ("a whole number", (int,)),
+    float: ("a number", (int, float)),
+    str: ("text", (str,)),
+    str | None: ("text or null", (str, type(None))),
+}
+"""By the type of a method's option: what has to be written for it."""
 CHECKED_SAMPLES = 256
 ROUNDING = 1e-9
 
@@ -148,10 +156,19 @@ def build_method(family: str, name: str, options: Mapping[str, Any]) -> Any:
                 f"space.{family}.{option}: {family} {name!r} has no such option ({has}); "
                 f"remove the key or limit it with `when: {{{family}: ...}}`"
             )
+    for option, value in options.items():
+        what, types = _WRITTEN[_option_types(family, name)[option]]
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise SpecError(f"space.{family}.{option} must be {what}, but is {value!r}")
     try:
         return table[name](**options)
     except (TypeError, ValueError) as error:
         raise SpecError(f"space.{family}: {error}") from error
+
+
+@cache
+def _option_types(family: str, name: str) -> Mapping[str, Any]:
+    return get_type_hints(FAMILIES[family][name])
 
 
 def fingerprint(config: TrialConfig, spec: StudySpec) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
 SCHEDULES = ("drops", "cosine")
+OF_DROPS = ("drop", "first_drop", "second_drop")
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Optimizer(ABC):
 
     Attributes:
         learning_rate: step size at the start, above 0.
-        drop: factor of each learning-rate drop, in (0, 1].
+        drop: factor of each learning-rate drop, in (0, 1]; like the next two, of schedule `drops` only.
         first_drop, second_drop: where in training they fall, fractions of the epoch budget.
         clip: largest norm of the whole gradient, above 0.
         weight_decay: at least 0; an L2 penalty, or decoupled from the gradient where the optimizer says so.
@@ -61,6 +62,13 @@ class Optimizer(ABC):
             raise ValueError(f"optimizer.average must lie in [0, 1), but is {self.average}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"optimizer.schedule must be one of {', '.join(SCHEDULES)}, but is {self.schedule!r}")
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if self.schedule != "drops" and option.name in OF_DROPS and value != option.default:
+                raise ValueError(
+                    f"optimizer.{option.name} is for schedule drops and means nothing by {self.schedule}, "
+                    f"but is {value}; remove the key or limit it with `when: {{optimizer.schedule: drops}}`"
+                )
 
     @abstractmethod
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

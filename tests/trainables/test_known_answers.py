@@ -177,6 +177,12 @@ def two_neurons() -> nn.Sequential:
     return net
 
 
+@pytest.mark.parametrize("weight", [0.0, math.nan, math.inf])
+def test_stability_needs_a_finite_weight(weight: float) -> None:
+    with pytest.raises(ValueError, match=f"regulariser.weight must be above 0 and finite, but is {weight}"):
+        NRS(weight=weight)
+
+
 def test_stability_by_hand() -> None:
     net = two_neurons()
     graph, x = trace(net, (1,)), torch.full((1, 1), 0.5, dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from dataclasses import Field, fields
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import yaml
 from sparsevlr.spaces import PRESETS, SpecError, StudySpec, TrialConfig, load_spec
 from sparsevlr.trainables import check_space
 from sparsevlr.trainables.errors import TrialError
-from sparsevlr.trainables.methods import Methods, dense_fingerprint, fingerprint
+from sparsevlr.trainables.methods import FAMILIES as METHODS
+from sparsevlr.trainables.methods import Methods, build_method, dense_fingerprint, fingerprint
 from sparsevlr.trainables.verification import SoundnessError
 
 FAMILIES = {"architecture": "mlp", "score": "magnitude", "distribution": "global", "schedule": "gradual", "loss": "ibp"}
@@ -42,7 +44,7 @@ def study(**space: object) -> StudySpec:
         ({"pattern": ["unstructured", "n-m"]}, r"sparsity must lie in .* got 0: move it to 0.5"),
         (
             {"pattern": "n-m", "pattern.n": {"low": 1, "high": 3, "type": "int"}, "pattern.m": 3, "sparsity": 0.9},
-            "pattern.n and pattern.m are whole numbers, 1 <= n < m, but are 3 and 3",
+            "pattern.n and pattern.m must keep to 1 <= n < m, but are 3 and 3",
         ),
         (
             {"pattern": "block", "pattern.size": 64, "sparsity": 0.99},
@@ -53,7 +55,7 @@ def study(**space: object) -> StudySpec:
             r"sparsity must lie in \[0, 0.99\d+\], which pattern 'filter' can reach in architecture .*, got 0.9995",
         ),
         ({"pattern.n": 2, "sparsity": 0.9}, "pattern 'unstructured' has no such option"),
-        ({"score": "snip", "score.batches": 0}, "batches must be a whole number of at least 1"),
+        ({"score": "snip", "score.batches": 0}, "score.batches must be at least 1"),
         ({"distribution": "layered", "distribution.first": {"low": -3.0, "high": 0.0}}, "log10 multiplier"),
         (
             {"score": "hydra", "schedule": "gradual"},
@@ -67,13 +69,44 @@ def study(**space: object) -> StudySpec:
         ),
         ({"regulariser": "nsr"}, "did you mean 'nrs'"),
         ({"regulariser.weight": 0.01}, "regulariser 'none' has no such option"),
-        ({"initialisation.masked_fan_in": 1}, "masked_fan_in must be true or false"),
+        ({"initialisation.masked_fan_in": 1}, "space.initialisation.masked_fan_in must be true or false, but is 1"),
+        ({"score": "taylor", "score.batches": 1.5}, "space.score.batches must be a whole number, but is 1.5"),
+        ({"loss.kappa_end": "abc"}, "space.loss.kappa_end must be a number, but is 'abc'"),
+        ({"loss.kappa_end": True}, "space.loss.kappa_end must be a number, but is True"),
+        ({"optimizer.schedule": 1}, "space.optimizer.schedule must be text, but is 1"),
+        (
+            {"optimizer.schedule": ["drops", "cosine"], "optimizer.first_drop": {"low": 0.5, "high": 0.8}},
+            r"optimizer.first_drop is for schedule drops .* cosine, .* `when: \{optimizer.schedule: drops\}`",
+        ),
         ({"schedule": "drop-and-grow", "schedule.initial": 0.0}, "schedule.initial is a fraction of the target"),
     ],
 )
 def test_spaces_with_an_impossible_configuration(space: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         check_space(study(**space), (1, 8, 8), 10)
+
+
+OF_METHODS = [
+    (family, name, option)
+    for family, methods in METHODS.items()
+    for name, method in methods.items()
+    for option in fields(method)
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "option"), OF_METHODS, ids=[f"{family}-{name}-{one.name}" for family, name, one in OF_METHODS]
+)
+def test_a_value_of_another_type_is_refused_by_the_name_of_its_option(
+    family: str, name: str, option: Field[object]
+) -> None:
+    kind = type(option.default)
+    wrong = {float: ("1", True, None, [1.0]), int: ("1", True, 1.5), bool: ("yes", 1), str: (1, True, None)}
+    for value in wrong.get(kind, (1, ["trial"])):
+        with pytest.raises(
+            SpecError, match=f"space.{family}.{option.name} must be .*, but is {re.escape(repr(value))}"
+        ):
+            build_method(family, name, {option.name: value})
 
 
 def test_the_example_in_the_guide_is_possible() -> None:

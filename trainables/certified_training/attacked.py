@@ -54,7 +54,7 @@ def check_pgd(name: str, steps: int, step_size: float) -> None:
     Raises:
         ValueError: options of a loss that are no attack.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"loss.{name}_steps must be a whole number of at least 1, but is {steps}")
+    if steps < 1:
+        raise ValueError(f"loss.{name}_steps must be at least 1, but is {steps}")
     if not 0 < step_size <= 2:
         raise ValueError(f"loss.{name}_step_size is a share of the radius in (0, 2], but is {step_size}")

@@ -41,8 +41,6 @@ class CrownIBP(NaturalShare):
         super().__post_init__()
         check_share("beta_start", self.beta_start)
         check_share("beta_end", self.beta_end)
-        if not isinstance(self.fusion, bool):
-            raise ValueError(f"loss.fusion must be true or false, but is {self.fusion!r}")
 
     def beta(self, ramp: float) -> float:
         """Share of the backward bounds at a position of the epsilon ramp in [0, 1]."""

@@ -31,10 +31,6 @@ class IBPInitialisation(Initialisation):
     description: ClassVar[str] = "initialisation: deviation sqrt(2 pi) / fan-in (Shi et al. 2021)"
     masked_fan_in: bool = False
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.masked_fan_in, bool):
-            raise ValueError(f"initialisation.masked_fan_in must be true or false, but is {self.masked_fan_in!r}")
-
     @torch.no_grad()
     def initialise_(self, network: nn.Module, kept: Mapping[str, Tensor], generator: torch.Generator) -> None:
         for name, weight in prunable_weights(network).items():

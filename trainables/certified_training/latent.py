@@ -49,8 +49,6 @@ class LatentlyAttacked(CertifiedLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.classifier_relus, bool) or not isinstance(self.classifier_relus, int):
-            raise ValueError(f"loss.classifier_relus must be a whole number, but is {self.classifier_relus!r}")
         if self.classifier_relus < 1:
             raise ValueError(f"loss.classifier_relus must be at least 1, but is {self.classifier_relus}")
         check_pgd("latent", self.latent_steps, self.latent_step_size)

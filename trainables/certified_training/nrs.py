@@ -29,8 +29,8 @@ class NRS(Regulariser):
     weight: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.weight <= 0:
-            raise ValueError(f"regulariser.weight must be above 0, but is {self.weight}")
+        if not 0 < self.weight < torch.inf:
+            raise ValueError(f"regulariser.weight must be above 0 and finite, but is {self.weight}")
 
     def penalty(self, graph: Graph, batch: Batch) -> Tensor:
         total, neurons = graph.last_linear.weight.new_zeros(()), 0

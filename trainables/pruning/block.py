@@ -31,8 +31,8 @@ class Block(Pattern):
     size: int = 4
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size, int) or self.size < 1:
-            raise ValueError(f"pattern.size must be a whole number of at least 1, but is {self.size}")
+        if self.size < 1:
+            raise ValueError(f"pattern.size must be at least 1, but is {self.size}")
 
     def groups(self, weight: Tensor) -> Tensor:
         outputs, inputs = weight.shape[:2]

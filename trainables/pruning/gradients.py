@@ -90,9 +90,9 @@ def finite(score: Tensor) -> Tensor:
 def check_options(batches: int, ramp: float) -> None:
     """
     Raises:
-        ValueError: no whole number of batches, or none, or a position outside the ramp.
+        ValueError: no batches, or a position outside the ramp.
     """
-    if not isinstance(batches, int) or batches < 1:
-        raise ValueError(f"score.batches must be a whole number of at least 1, but is {batches}")
+    if batches < 1:
+        raise ValueError(f"score.batches must be at least 1, but is {batches}")
     if not 0 <= ramp <= 1:
         raise ValueError(f"score.ramp is a share of epsilon in [0, 1], but is {ramp}")

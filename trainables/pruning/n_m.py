@@ -34,8 +34,8 @@ class NM(Pattern):
     m: int = 4
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.n, int) and isinstance(self.m, int) and 1 <= self.n < self.m):
-            raise ValueError(f"pattern.n and pattern.m are whole numbers, 1 <= n < m, but are {self.n} and {self.m}")
+        if not 1 <= self.n < self.m:
+            raise ValueError(f"pattern.n and pattern.m must keep to 1 <= n < m, but are {self.n} and {self.m}")
 
     def groups(self, weight: Tensor) -> Tensor:
         return torch.arange(weight.numel()).view(weight.shape)
