@@ -24,6 +24,7 @@ from types import TracebackType
 
 from . import paths
 from .fences import Fence, Fences
+from .journal import LARGEST_JOURNAL, parse
 from .location import Location, storage_errors
 from .lock import StudyLocked, holder_in
 from .untrusted import LARGEST_JSON
@@ -121,13 +122,22 @@ class Lease:
     def _fence(self) -> None:
         limits = Fences(self._location).limits(_refuse)
         seen: dict[str, int] = {}
-        for name in _parts(self._location):
-            if name.session != self.session:
-                seen[name.session] = max(name.last, seen.get(name.session, name.last))
+        for session, last in [(name.session, name.last) for name in _parts(self._location)] + self._journalled():
+            if session != self.session:
+                seen[session] = max(last, seen.get(session, last))
         for session, last in seen.items():
             limit = limits.of(session)
             seen[session] = last if limit is None else min(last, limit)
         self._location.write(f"{paths.FENCES}/{paths.session_file(self.session)}", Fence(self.session, seen).to_json())
+
+    def _journalled(self) -> list[tuple[str, int]]:
+        """Sessions with a journal, which drivers on disks write, and the last position in it: of a copied study."""
+        found = []
+        for entry in self._location.files(paths.JOURNAL):
+            if name := paths.parse_journal(entry.name):
+                lines = parse(self._location.read(f"{paths.JOURNAL}/{entry.name}", LARGEST_JOURNAL), entry.name)
+                found += [(name.session, position) for position, _ in lines.events[-1:]]
+        return found
 
     def _write(self) -> None:
         # Of one length: who reads while it is written asks for as many bytes as it had.

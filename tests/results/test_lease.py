@@ -226,6 +226,17 @@ def test_a_study_that_was_copied_to_a_disk_goes_on_there(study: Path) -> None:
     assert Store.open(study / "study").read().events["trial_id"].to_pylist() == ["old", "new"]
 
 
+def test_a_killed_study_that_was_copied_from_a_disk_goes_on(study: Path) -> None:
+    killed = Store.open(study / "study", readonly=False)
+    killed.append([failed("one"), failed("two")])
+    assert list((study / "study" / paths.JOURNAL).iterdir())
+    for new in ("three", "four"):
+        store = opened(study)
+        with store.lead():
+            store.append(failed(new))
+    assert ids(study) == ["one", "two", "three", "four"]
+
+
 @pytest.mark.parametrize("what", ["leases", "fences"])
 def test_what_a_driver_that_failed_to_begin_has_written_binds_no_later_one(
     study: Path, what: str, monkeypatch: pytest.MonkeyPatch
