@@ -87,6 +87,8 @@ class Study:
         self._fold: Fold | None = None
         self._all: Fold | None = None
         self._problems: tuple[str, ...] = ()
+        # Of them, what was to be had of all events and is not.
+        self._missing: tuple[str, ...] = ()
         # What is wrong with a digest: then all answers are from the parts.
         self._corrupt: str | None = None
 
@@ -138,8 +140,19 @@ class Study:
         return events.take(RECORD_SCHEMA.names, np.flatnonzero(first_arrivals(events)))
 
     def replay(self) -> Iterator[Record]:
-        """Every event in the order of arrival, second arrivals included, few at a time. Raises RecordError."""
-        for piece in self._read_all().events.pieces:
+        """Every event in the order of arrival, second arrivals included, few at a time.
+
+        Raises:
+            RecordError: an event contradicts the schema.
+            StudyError: files cannot be read. A driver that went on without them would do things again, or undo them.
+        """
+        events = self._read_all().events
+        if self._missing:
+            raise StudyError(
+                f"the study {self.uri} cannot go on, since events are missing: {'; '.join(self._missing)}; "
+                "bring those files back from a copy of the study"
+            )
+        for piece in events.pieces:
             for table in piece.slices(RECORD_SCHEMA.names):
                 for start in range(0, len(table), _AT_ONCE):
                     yield from from_table(table.slice(start, _AT_ONCE))
@@ -343,6 +356,7 @@ class Study:
         if self._all is None:
             snapshot = self.store.read()
             self._all = Fold(snapshot.pieces)
+            self._missing = snapshot.problems
             self._note(snapshot)
         return self._all
 

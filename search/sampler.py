@@ -27,6 +27,11 @@ found back without rounding, so that a replayed study goes on as the one that wa
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
+def trial_id_of(number: int) -> str:
+    """The name of a study's trial `number`, counted from 0."""
+    return f"{number:05d}"
+
+
 class Sampler:
     """Proposes configurations and learns from what became of them.
 
@@ -47,7 +52,7 @@ class Sampler:
 
     def ask(self, number: int) -> TrialConfig:
         """The configuration of trial `number`; each number is asked once, in rising order."""
-        trial_id, points = f"{number:05d}", self._spec.starting_points
+        trial_id, points = trial_id_of(number), self._spec.starting_points
         values = self._draw(number, trial_id, points[number] if number < len(points) else {})
         return TrialConfig(
             trial_id=trial_id, seed=derived_seed(self._spec.seed, "trial", number) % 2**31, values=values

@@ -23,7 +23,7 @@ from ..trainables.methods import fingerprint
 from .asha import SCHEDULERS
 from .limits import Growth, Use, uses
 from .parents import PARENT, choose_parent, wants_parent, without_parent
-from .sampler import Sampler
+from .sampler import Sampler, trial_id_of
 from .scores import at_target, objective_values, rung_values
 
 STATE_AFTER = {
@@ -293,8 +293,10 @@ class StudyRun:
                 superseded[event.trial_id] = known
             if event.event == "proposed":
                 config = self._recorded_config(event)
+                self._check_complete(config.trial_id == trial_id_of(len(self._configs)), event)
                 self._sampler.ask_again(len(self._configs), config)
                 self._configs[config.trial_id] = config
+            self._check_complete(event.trial_id in self._configs, event)
             waited = self._states.get(event.trial_id) == "paused" and event.trial_id not in self._halted
             self._remember(event)
             if waited and self._asha is not None:
@@ -321,6 +323,14 @@ class StudyRun:
         )
         # However long this took, the session has its whole wall time for trials.
         self._began = self._clock()
+
+    def _check_complete(self, complete: bool, event: Record) -> None:
+        if not complete:
+            raise StudyError(
+                f"the study {self._store.uri} cannot go on, since events are missing: {event.event!r} of trial "
+                f"{event.trial_id} follows {len(self._configs)} proposals; bring the missing files of its folders "
+                "parts and journal back from a copy of the study"
+            )
 
     def __getstate__(self) -> dict[str, object]:
         # Ray pickles what it is given, for a restore of its own that we never use. The store stays with this process.

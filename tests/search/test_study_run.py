@@ -24,6 +24,8 @@ from .conftest import TINY
 class Memory:
     """A store that keeps events in a list; it is full after so many."""
 
+    uri = "memory"
+
     def __init__(self, room: int | None = None) -> None:
         self.events: list[Record] = []
         self.checkpoints: set[str] = set()
@@ -142,6 +144,17 @@ def test_a_study_that_is_cut_after_any_event_goes_on_as_if_it_were_not(
         run_one_after_the_other(replayed(spec, again, store.events), spec)
         assert told(again.events) == told(whole.events)
         assert again.checkpoints == whole.checkpoints
+
+
+@pytest.mark.parametrize("lost", ["00000", "00003", "00013"])
+def test_a_study_whose_proposals_are_not_all_there_does_not_go_on(lost: str) -> None:
+    spec, store = tiny(), Memory()
+    run_one_after_the_other(StudyRun(spec, store), spec)
+    left = [event for event in store.events if (event.event, event.trial_id) != ("proposed", lost)]
+    again = Memory()
+    with pytest.raises(StudyError, match=f"events are missing: .* follows {int(lost)} proposals; bring"):
+        replayed(spec, again, left)
+    assert not again.events
 
 
 @pytest.mark.parametrize("kind", ["stopping", "promotion"])
