@@ -355,7 +355,7 @@ class Store:
         problems: list[str] = []
         # Journals before parts: a journal that vanishes in between was sealed, so that its part is in the later list.
         journals = self._read_journals(problems)
-        parts = self._names(paths.PARTS)
+        parts = self._all_parts()
         digested_parts = self._names(paths.DIGESTS) if digested else []
         # After what they bound, so that nothing is taken for good that came after them.
         limits = self._fences.limits(problems.append)
@@ -394,6 +394,16 @@ class Store:
                 place = events[SEQUENCE]
                 found[name] = Loaded(events.filter(pc.and_(pc.greater_equal(place, first), pc.less_equal(place, last))))
         return found
+
+    def _all_parts(self) -> list[PartName]:
+        """Files that are removed while a folder is listed are left out, and the one that they were merged into may be
+        younger than the list: so two lists must agree."""
+        names = self._names(paths.PARTS)
+        for _ in range(_RELISTINGS):
+            before, names = names, self._names(paths.PARTS)
+            if names == before:
+                break
+        return names
 
     def _names(self, folder: str) -> list[PartName]:
         names = (paths.parse_part(entry.name) for entry in self.location.files(folder))

@@ -73,6 +73,9 @@ class JournalWriter(EventWriter):
         file, self._file = self._file, None
         events, self._unsealed = self._unsealed, []
         file.close()
+        # Another driver has sealed it, which thought this one dead: what came after that does not count.
+        if file.path.parent.is_dir() and not file.path.exists():
+            return
         self.seal(self._root, self.session, events, file.path)
         self.parts_due = True
 

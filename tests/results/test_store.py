@@ -26,7 +26,7 @@ from sparsevlr.results import (
     paths,
     writers,
 )
-from sparsevlr.results.location import locate
+from sparsevlr.results.location import Location, locate
 
 
 def ids(store):
@@ -423,3 +423,29 @@ def test_a_newer_version_that_only_added_columns_is_read(store, make_trial):
     (store.location.local / paths.STUDY_FILE).write_text(json.dumps(content | {"cluster": "new"}))
     study = open_study(store.uri)
     assert (study.pareto_front()["trial_id"].to_pylist(), study.problems) == (["a"], ())
+
+
+def test_a_list_from_the_middle_of_a_merge_is_not_believed(store, monkeypatch):
+    for name in ("a", "b"):
+        store.append(failed(name))
+        store.close()
+    files, asked = Location.files, []
+
+    def torn(location, folder):
+        asked.append(folder)
+        found = files(location, folder)
+        return found[:1] if asked.count(paths.PARTS) == 1 else found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Location, "files", torn)
+        assert ids(store) == ["a", "b"]
+
+
+def test_what_comes_from_a_driver_after_its_journal_was_sealed_does_not_count(store):
+    store.append(failed("a"))
+    with Store.open(store.uri, readonly=False) as second:
+        second.seal_abandoned()
+        store.append(failed("late"))
+        second.append(failed("b"))
+        store.close()
+    assert ids(Store.open(store.uri)) == ["a", "b"]
