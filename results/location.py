@@ -161,7 +161,10 @@ def locate(uri: str | os.PathLike[str], filesystem: fs.FileSystem | None = None)
     if filesystem is not None:
         return Location(filesystem, text.rstrip("/"), shown, None)
     if "://" not in text:
-        return _local(Path(text).expanduser(), shown)
+        try:
+            return _local(Path(text).expanduser(), shown)
+        except RuntimeError as error:
+            raise StorageError(f"cannot use the storage {shown}: {error}; give the folder's whole path") from None
     try:
         found, path = fs.FileSystem.from_uri(text)
     except (*STORAGE_ERRORS, ValueError) as error:
@@ -224,7 +227,9 @@ def below(uri: str, name: str) -> str:
 def reason_of(error: BaseException) -> str:
     """One line saying what the storage said; never the path with its credentials."""
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
-        return error.strerror.splitlines()[0].partition(" '")[0]
+        # Arrow's text quotes the path, and says what failed rather than why.
+        said = error.strerror.splitlines()[0]
+        return os.strerror(error.errno) if " '" in said else said
     return without_credentials(str(error).splitlines()[0]) if str(error) else type(error).__name__
 
 

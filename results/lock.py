@@ -68,7 +68,9 @@ class DriverLock:
         owner = self._owner()
         if owner == self._token:
             return
-        if owner is None and not self._file.with_name(paths.STUDY_FILE).is_file():
+        with storage_errors(f"find the study {self._shown}", "bring its storage back, then resume it"):
+            found = owner is not None or self._file.with_name(paths.STUDY_FILE).is_file()
+        if not found:
             raise StorageError(
                 f"the study {self._shown} has vanished; bring it back, then go on with: sparsevlr resume {self._shown}"
             )

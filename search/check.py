@@ -24,7 +24,7 @@ def check_installation(address: str | None, data_dir: str | None) -> list[dict[s
         SpecError: there is no Ray cluster at `address`.
     """
     rows = [_row("python", True, platform.python_version())]
-    rows += [_row(name, True, metadata.version(name)) for name in PACKAGES]
+    rows += [_package(name) for name in PACKAGES]
     lirpa = auto_lirpa.installed_version()
     rows.append(
         _row(
@@ -52,6 +52,13 @@ def check_installation(address: str | None, data_dir: str | None) -> list[dict[s
     if address is not None:
         rows.append(_row(f"Ray cluster {address}", True, _cluster(address)))
     return rows
+
+
+def _package(name: str) -> dict[str, str]:
+    try:
+        return _row(name, True, metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return _row(name, False, f"not installed: pip install {name}")
 
 
 def bfloat16_ratio() -> float:

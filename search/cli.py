@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from ..results import Record, Study, StudyError
+from ..results import Record, StorageError, Study, StudyError
 from ..results.location import below, to_type
 from ..spaces import MAY_CHANGE, SpecError, load_spec
 
@@ -377,11 +377,13 @@ def _follow(uri: str, run: Callable[[Observer], Study]) -> None:
         with Progress(to_type(uri), errors) as progress:
             finished = run(progress)
     except KeyboardInterrupt:
+        if not progress.begun:
+            errors.print("interrupted before the study began; no trial has run")
+            raise typer.Exit(130) from None
         again = f"{_program()} resume {shlex.quote(to_type(uri))}"
         errors.print(f"interrupted; everything reported so far is safe; continue with: {again}")
         raise typer.Exit(130) from None
     study, program = shlex.quote(to_type(uri)), _program()
-    plot = finished.plot(plot_file(finished))
     front, tested = finished.pareto_front(), finished.pareto_front(split="test")
     if failed := finished.trials("state = 'failed'")["error"].to_pylist():
         reason, times = Counter(failed).most_common(1)[0]
@@ -399,7 +401,10 @@ def _follow(uri: str, run: Callable[[Observer], Study]) -> None:
             errors.print(f"trial {row['trial_id']} could not be measured on test: {row['error']}")
     errors.print(f"took {clock(progress.elapsed)}; hypervolume {finished.hypervolume():.3f}")
     errors.print(f"study {to_type(uri)}")
-    errors.print(f"plot  {plot}")
+    try:
+        errors.print(f"plot  {finished.plot(plot_file(finished))}")
+    except StorageError as error:
+        errors.print(f"plot  none: {error}")
     last = front["trial_id"][-1].as_py()
     errors.print(
         f"next  {program} trials {study}\n"

@@ -340,11 +340,13 @@ def _without_figures(row: dict[str, Any], error: Exception) -> Record:
 
 def free_uri(storage: str, name: str) -> str:
     """STORAGE/NAME, numbered from 2 where that study exists already."""
+    if not storage:
+        raise StorageError("the storage is empty text; give a folder or a URI")
     location = locate(storage)
-    if location.local is not None and location.local.is_file():
-        raise StorageError(f"the storage {storage} is a file; give a folder")
     remedy = "give a folder that can be read, or another --storage"
     with storage_errors(f"list the studies in {location.shown}", remedy):
+        if location.local is not None and location.local.is_file():
+            raise StorageError(f"the storage {storage} is a file; give a folder")
         existing = set(location.folders())
     candidates = (name if number == 1 else f"{name}-{number}" for number in count(1))
     return below(storage, next(candidate for candidate in candidates if candidate not in existing))

@@ -76,6 +76,11 @@ class Progress:
             self._live.start()
 
     @property
+    def begun(self) -> bool:
+        """Whether there is a study that runs, or has run."""
+        return self._run is not None
+
+    @property
     def elapsed(self) -> float:
         """Seconds since the study began."""
         return time.monotonic() - self._started

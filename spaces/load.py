@@ -102,12 +102,16 @@ def change_spec(spec: StudySpec, overrides: Sequence[str]) -> StudySpec:
 
 
 def _read_file(name: str) -> tuple[dict[str, Any], str]:
-    path = Path(name).expanduser()
-    if not path.exists() and path.suffix not in (".yaml", ".yml", ".json") and len(path.parts) == 1:
+    origin = f"study file {name!r}"
+    try:
+        path = Path(name).expanduser()
+        missing = not path.exists()
+    except (OSError, RuntimeError) as error:
+        raise SpecError(f"{origin} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if missing and path.suffix not in (".yaml", ".yml", ".json") and len(path.parts) == 1:
         raise SpecError(
             f"unknown preset {name!r}{closest(name, PRESETS)} (known: {listed(PRESETS)}, or the path of a YAML file)"
         )
-    origin = f"study file {name!r}"
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

@@ -35,6 +35,20 @@ def test_a_second_driver_is_refused_while_the_first_lives(study: Path) -> None:
     assert list(study.iterdir()) == []
 
 
+def test_a_study_that_cannot_be_looked_for_is_told_in_one_line(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, **_: object) -> os.stat_result:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with DriverLock(locate(study)) as lock:
+        (study / "driver.lock").unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "stat", refused)
+            with pytest.raises(
+                StorageError, match=r"cannot find the study .*: Permission denied; bring its storage back"
+            ):
+                lock.check()
+
+
 def hold(path: Path) -> None:
     lock_module.BEAT_SECONDS = 0.1
     with DriverLock(locate(path)):

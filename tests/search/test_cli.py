@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 import yaml
 
-from sparsevlr.results import Record, Store, open_study
+from sparsevlr.results import Record, StorageError, Store, Study, open_study
+from sparsevlr.search import check, cli
 from sparsevlr.search.cli import Kind, main
 from sparsevlr.spaces import load_spec
 
@@ -147,6 +149,46 @@ def test_every_family_is_listed_with_a_description(run: Any, kind: Kind) -> None
     assert all(row["name"] and row["description"] for row in rows)
 
 
+def test_a_study_of_which_events_are_lost_is_left_as_it_is(run: Any, study: str) -> None:
+    (part,) = (Path(study) / "parts").iterdir()
+    part.write_bytes(b"PAR1")
+    before = sorted(path for path in Path(study).rglob("*"))
+    ran = run("resume", study)
+    assert ran.code == 2
+    assert re.fullmatch(rf"error: the study {study} cannot go on, .* missing: parts/.*from a copy.*\n", ran.err)
+    assert sorted(path for path in Path(study).rglob("*")) == before
+
+
+def test_a_plot_that_cannot_be_written_hides_no_front(
+    study: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Study, target: object, **_: object) -> Path:
+        raise StorageError("no room for it")
+
+    monkeypatch.setattr(Study, "plot", refused)
+    cli._follow(study, lambda observer: open_study(study))
+    told = capsys.readouterr()
+    assert "sparsity" in told.out
+    assert "plot  none: no room for it" in told.err
+
+
+def test_an_interruption_before_the_study_promises_nothing(study: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(observer: object) -> Study:
+        raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit) as ended:
+        cli._follow(study, interrupted)
+    assert ended.value.exit_code == 130
+    assert capsys.readouterr().err == "interrupted before the study began; no trial has run\n"
+
+
+def test_check_names_a_package_that_is_not_installed(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "PACKAGES", ("torch", "no-such-package"))
+    rows = {row["what"]: row for row in json.loads(run("check", "--json").out)}
+    assert (rows["torch"]["there"], rows["no-such-package"]["there"]) == ("yes", "no")
+    assert "pip install no-such-package" in rows["no-such-package"]["detail"]
+
+
 def test_check_names_what_is_missing_and_how_to_get_it(run: Any, tmp_path: Path) -> None:
     rows = {row["what"]: row for row in json.loads(run("check", "--data-dir", str(tmp_path), "--json").out)}
     assert rows["data digits"]["there"] == "yes"
@@ -201,6 +243,8 @@ def spec_file(folder: Path, content: object) -> str:
         (["export", "nowhere/at-all", "00000", "--out", "out"], "nowhere/at-all"),
         (["verify", "nowhere"], "nowhere is no whole export: certificate.json"),
         (["list", "colours"], "colours"),
+        (["status", "~no-such-user/x"], "cannot use the storage ~no-such-user/x: .*whole path"),
+        (["search", "--storage", ""], "the storage is empty text; give a folder"),
         (["dance"], "dance"),
         ([], ""),
     ],

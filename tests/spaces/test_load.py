@@ -92,6 +92,10 @@ def test_unreadable_files() -> None:
     Path("folder").mkdir()
     with pytest.raises(SpecError, match="study file 'folder' cannot be read: Is a directory"):
         load_spec("folder")
+    with pytest.raises(SpecError, match=r"study file 'a+' cannot be read: File name too long"):
+        load_spec("a" * 300)
+    with pytest.raises(SpecError, match="study file '~no-such-user/x' cannot be read: Could not determine home"):
+        load_spec("~no-such-user/x")
 
 
 def test_unknown_preset_lists_the_known() -> None:
