@@ -246,9 +246,10 @@ def _within(certificate: Certificate, distances: Tensor, radius: Tensor) -> Tens
 def _verdicts(
     certificate: Certificate, network: nn.Sequential, x: Tensor, y: Tensor, scale: Tensor, batch: int
 ) -> list[Check]:
-    """What the cascade finds now, by the stage that had decided, and margins where the same stage did again.
+    """What the cascade finds now, by the stage that had decided, and margins: where another stage has come to the same
+    verdict, the recorded one may be smaller.
 
-    How far the exact stage comes in its seconds depends on the machine: what it had left undecided may be decided now.
+    How far the exact stage comes in its seconds depends on the machine: what it had left undecided it may decide now.
     """
     recorded = certificate.samples
     try:
@@ -272,7 +273,7 @@ def _verdicts(
     stages = [
         stage for stage in ("natural", *certificate.cascade.stages, "") if any(a.stage == stage for a, _ in pairs)
     ]
-    later = sum(before.verdict != now.verdict for before, now in pairs if _ran_out_of_time(before))
+    later = sum(_had_more_time(before, now) for before, now in pairs)
     told = {"": f"{later} more decided than in the time there was"} if later else {}
     checks = [
         Check.of(
@@ -281,7 +282,7 @@ def _verdicts(
             [
                 _story(before, now)
                 for before, now in pairs
-                if before.stage == stage and before.verdict != now.verdict and not _ran_out_of_time(before)
+                if before.stage == stage and before.verdict != now.verdict and not _had_more_time(before, now)
             ],
             told.get(stage, ""),
         )
@@ -290,9 +291,9 @@ def _verdicts(
     same = [
         (before, now)
         for before, now in pairs
-        if (before.verdict, before.stage) == (now.verdict, now.stage) and not _depends_on_time(before)
+        if before.verdict == now.verdict and not _depends_on_time(before) and not _depends_on_time(now)
     ]
-    apart = [_apart(before.margin, now.margin) for before, now in same]
+    apart = [_apart(before.margin, now.margin, less=before.stage != now.stage) for before, now in same]
     margins = [
         f"sample {before.index}: {before.margin}, found {now.margin}"
         for (before, now), value in zip(same, apart, strict=True)
@@ -306,6 +307,10 @@ def _depends_on_time(sample: SampleVerdict) -> bool:
     return _ran_out_of_time(sample) or (sample.stage, sample.verdict) == ("exact", "falsified")
 
 
+def _had_more_time(before: SampleVerdict, now: SampleVerdict) -> bool:
+    return _ran_out_of_time(before) and now.stage == "exact"
+
+
 def _ran_out_of_time(sample: SampleVerdict) -> bool:
     return sample.verdict == UNKNOWN and sample.reason.startswith(f"exact: {TIME_OUT}")
 
@@ -315,10 +320,12 @@ def _story(before: SampleVerdict, now: SampleVerdict) -> str:
     return f"sample {before.index}: {before.verdict}, found {now.verdict}{f' ({found})' if found else ''}"
 
 
-def _apart(before: float | None, now: float | None) -> float:
+def _apart(before: float | None, now: float | None, *, less: bool) -> float:
+    """How far margins are apart, relative to the one that is found now; with `less`, how far it is exceeded."""
     if before is None or now is None:
-        return 0.0 if before is now else math.inf
-    return abs(before - now) / max(1.0, abs(now))
+        return 0.0 if before is now or (less and before is None) else math.inf
+    difference = before - now
+    return (max(difference, 0.0) if less else abs(difference)) / max(1.0, abs(now))
 
 
 @contextmanager
