@@ -13,7 +13,7 @@ from .linear import (
 )
 from .magnitude import TOLERANCE, magnitudes
 from .margins import margin_bounds, margin_lower_bounds
-from .piecewise import PiecewiseLinear, reduce_margins
+from .piecewise import PiecewiseLinear, TooManyVariables, reduce_margins
 from .region import NORMS, Ball, Box, Norm, Region, input_box, input_region
 from .relaxation import Interval
 from .relu import interval_relu
@@ -34,6 +34,7 @@ __all__ = [
     "PiecewiseLinear",
     "ReLUStates",
     "Region",
+    "TooManyVariables",
     "UnsupportedLayer",
     "Widths",
     "as_intervals",

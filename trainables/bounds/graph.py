@@ -146,7 +146,7 @@ def _output_shape(layer: nn.Module, shape: Shape, path: str) -> Shape:
             out = F.conv2d(image, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
         else:
             out = layer(torch.empty(1, *shape, device="meta"))
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, ZeroDivisionError) as error:
         message = str(error).splitlines()[0]
         raise ValueError(f"{path} ({_name(layer)}) cannot take inputs of shape {shape}: {message}") from error
     return tuple(out.shape[1:])
@@ -168,6 +168,13 @@ def _require(rule: Callable[[Any], bool], reason: str) -> _Check:
     return check
 
 
+def _some_input(layer: nn.Conv2d) -> bool:
+    """Whether every window at an edge reads some input: what is beyond only takes memory."""
+    assert not isinstance(layer.padding, str)
+    extent = zip(layer.padding, layer.dilation, layer.kernel_size, strict=True)
+    return all(padding <= dilation * (size - 1) for padding, dilation, size in extent)
+
+
 _tracks = _require(
     lambda layer: layer.track_running_stats,
     "without running statistics its output depends on the whole batch (set track_running_stats=True)",
@@ -176,13 +183,15 @@ _tracks = _require(
 _CHECKS: dict[type[nn.Module], _Check] = {
     nn.Linear: _anything,
     nn.Conv2d: _require(
-        lambda layer: layer.padding_mode == "zeros" and not isinstance(layer.padding, str),
-        "only zero padding given in numbers is known",
+        lambda layer: layer.padding_mode == "zeros" and not isinstance(layer.padding, str) and _some_input(layer),
+        "only zero padding given in numbers is known, of less than the kernel's extent",
     ),
     nn.BatchNorm1d: _tracks,
     nn.BatchNorm2d: _tracks,
     nn.ReLU: _anything,
-    nn.AvgPool2d: _anything,
+    nn.AvgPool2d: _require(
+        lambda layer: layer.divisor_override is None or layer.divisor_override > 0, "divisor_override must be above 0"
+    ),
     nn.MaxPool2d: _require(
         lambda layer: not layer.ceil_mode and not layer.return_indices, "ceil_mode and return_indices are not known"
     ),

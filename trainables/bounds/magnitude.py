@@ -23,25 +23,27 @@ rounding for each are 9.5e-5 in float32 and 1.8e-13 in float64."""
 @torch.no_grad()
 def magnitudes(graph: Graph, bounds: Sequence[Interval]) -> Tensor:
     """`(batch,)`: the largest logit of the network with every weight, bias and input replaced by its absolute value, as
-    many times as its sums are longer than what `TOLERANCE` covers.
+    many times as its sums are longer than what `TOLERANCE` covers; of bounds that are larger, their absolute values.
 
     No term of a forward pass over the box, of interval bounds or of a backward pass is larger, nor is the sum of all
     terms of one logit: slopes of relaxations are at most 1, and 0 for a ReLU that is off all over the box, whose
     inputs do not count here either, if it is so beyond rounding. Unlike a bound of the logits it is large where large
-    terms cancel out. Over balls, whose radii may reach beyond the range of the inputs, this holds of margins above 0.
+    terms cancel out. Over balls, whose radii may reach far beyond the range of the inputs, the ends of bounds may be
+    larger than anything in a forward pass.
 
     Args:
         bounds: of every node over the boxes, each `(batch, *node.shape)`.
     """
     longer = max(1.0, sum(_terms(node.layer) for node in graph.nodes[1:]) / _COVERED)
     sizes = [torch.maximum(bounds[0].lower.abs(), bounds[0].upper.abs())]
-    for node in graph.nodes[1:]:
+    for node, bound in zip(graph.nodes[1:], bounds[1:], strict=True):
         inputs = [sizes[source] for source in node.inputs]
         if isinstance(node.layer, nn.ReLU):
             off = bounds[node.inputs[0]].upper <= -TOLERANCE[inputs[0].dtype] * longer * inputs[0]
             sizes.append(inputs[0].masked_fill(off, 0))
         else:
-            sizes.append(_STEPS[type(node.layer)](node.layer, *inputs))
+            size = _STEPS[type(node.layer)](node.layer, *inputs)
+            sizes.append(torch.maximum(size, torch.maximum(bound.lower.abs(), bound.upper.abs())))
     return sizes[-1].amax(1) * longer
 
 

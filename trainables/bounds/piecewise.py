@@ -49,15 +49,36 @@ class PiecewiseLinear:
 
 
 @torch.no_grad()
-def reduce_margins(graph: Graph, box: Box, bounds: Sequence[Interval], label: int) -> PiecewiseLinear:
+def reduce_margins(
+    graph: Graph, box: Box, bounds: Sequence[Interval], label: int, most: float = math.inf
+) -> PiecewiseLinear:
     """The margins of one sample.
 
     Args:
         box: centre and radius, each `(1, *shape)`.
         bounds: of every node, each `(1, *node.shape)`.
         label: the class y.
+        most: variables that it may have, whose matrix grows with their square.
+
+    Raises:
+        TooManyVariables: it would have more; before any memory is taken for them.
     """
-    return _Reduction(graph, box, bounds).of(label)
+    reduction = _Reduction(graph, box, bounds)
+    if reduction.variables > most:
+        raise TooManyVariables(reduction.variables)
+    return reduction.of(label)
+
+
+class TooManyVariables(ValueError):
+    """Of a piecewise linear function.
+
+    Attributes:
+        variables: how many it would have.
+    """
+
+    def __init__(self, variables: int) -> None:
+        super().__init__(f"{variables} undecided ReLUs and pooled values")
+        self.variables = variables
 
 
 @dataclass(frozen=True)
@@ -90,21 +111,23 @@ class _Reduction:
                 self._blocks[index] = self._maximum(node.layer, node.inputs[0], pool)
         self._inputs = box.centre.numel()
         self._first: dict[int, int] = {}
-        self._variables = 0
+        self.variables = 0
         for index, blocks in self._blocks.items():
-            self._first[index] = self._variables
-            self._variables += sum(len(block.outputs) for block in blocks)
+            self._first[index] = self.variables
+            self.variables += sum(len(block.outputs) for block in blocks)
 
     def of(self, label: int) -> PiecewiseLinear:
         like = self._box.centre
-        weight = like.new_zeros(self._variables, self._inputs + self._variables)
-        constant, lower, upper = like.new_zeros(3, self._variables)
+        weight = like.new_zeros(self.variables, self._inputs + self.variables)
+        constant, lower, upper = like.new_zeros(3, self.variables)
         slices: list[slice] = []
         for index, blocks in self._blocks.items():
             first = start = self._first[index]
             for block in blocks:
                 here = slice(start, start + len(block.outputs))
                 for some in torch.arange(len(block.outputs), device=like.device).split(rows_at_once(self._graph)):
+                    if not len(some):
+                        continue
                     weight[start + some], constant[start + some] = self._traced(*block.read(some))
                 if isinstance(self._graph.nodes[index].layer, nn.MaxPool2d):
                     # The maximum so far holds what earlier values of the same window have added.
@@ -169,7 +192,7 @@ class _Reduction:
 
     def _traced(self, index: int, rows: Tensor, constants: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients `(rows, n + u)` on all variables, and constants, of linear functions of node `index`."""
-        found = rows.new_zeros(len(rows), self._inputs + self._variables)
+        found = rows.new_zeros(len(rows), self._inputs + self.variables)
         pending = {index: rows}
         for current in range(index, 0, -1):
             if current not in pending:

@@ -151,6 +151,8 @@ class _Cascade:
             SoundnessError: the same stage has verified one of them.
         """
         named = (~points.isnan()).flatten(1).all(1)
+        if not bool(named.any()):
+            return
         confirmed, inputs = self._inputs.confirmed(batch[named], points[named], self._epsilon)
         for sample in batch[named][confirmed].tolist():
             if self._verdict[sample] == Verdict.verified:

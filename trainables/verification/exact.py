@@ -7,7 +7,17 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from ..bounds import Box, Graph, Region, backward_margins, crown_bounds, interval_bounds, magnitudes, reduce_margins
+from ..bounds import (
+    Box,
+    Graph,
+    Region,
+    TooManyVariables,
+    backward_margins,
+    crown_bounds,
+    interval_bounds,
+    magnitudes,
+    reduce_margins,
+)
 from .base import MarginBounds, Reason, Unsupported, Verifier, proved
 from .branching import Search
 from .verdict import Cause
@@ -75,9 +85,10 @@ class Exact(Verifier):
             return lower, scale, None, None
         if not bool(lower.isfinite().all()):
             return lower, scale, None, Reason(Cause.failure, "a bound is not finite")
-        problem = reduce_margins(graph, box, bounds, label)
-        if len(problem.constant) > MOST_UNDECIDED:
-            text = f"{len(problem.constant)} undecided ReLUs, at most {MOST_UNDECIDED} can be branched on"
+        try:
+            problem = reduce_margins(graph, box, bounds, label, MOST_UNDECIDED)
+        except TooManyVariables as found:
+            text = f"{found.variables} undecided ReLUs, at most {MOST_UNDECIDED} can be branched on"
             return lower, scale, None, Reason(Cause.budget, text)
 
         def find(points: Tensor, least: float) -> Tensor | None:

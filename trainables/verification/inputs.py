@@ -115,8 +115,10 @@ def _scales(scale: float | Values, samples: Tensor) -> float | Tensor:
     Raises:
         ValueError: no scales of the features of `samples`.
     """
-    if isinstance(scale, float):
-        return scale
+    if isinstance(scale, int | float):
+        if not 0 <= scale < float("inf"):
+            raise ValueError(f"scale must be finite and at least 0, got {scale:g}")
+        return float(scale)
     scales, shape = torch.as_tensor(scale).to(samples), samples.shape[1:]
     if scales.dim() > len(shape) or any(a not in (1, b) for a, b in zip(scales.shape[::-1], shape[::-1], strict=False)):
         raise ValueError(f"scale must broadcast to an input of shape {tuple(shape)}, got {tuple(scales.shape)}")
@@ -127,12 +129,18 @@ def _scales(scale: float | Values, samples: Tensor) -> float | Tensor:
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """The network in eval mode, every module's own flag restored afterwards."""
+    """The network in eval mode, and products in full float32, whatever is set: the tolerance of proofs does not cover
+    TF32 or bfloat16. Every module's own flag, and what was set, are restored afterwards."""
     flags = [(module, module.training) for module in network.modules()]
+    precision, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     network.eval()
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = convolutions
         for module, training in flags:
             module.training = training
 

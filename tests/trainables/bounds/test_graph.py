@@ -106,6 +106,8 @@ def test_a_hook_on_the_whole_network_is_refused() -> None:
         (nn.BatchNorm2d(1, track_running_stats=False), "track_running_stats=True"),
         (nn.Conv2d(1, 1, 3, padding="same"), "given in numbers"),
         (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), "zero padding"),
+        (nn.Conv2d(1, 1, (3, 1), padding=(2, 1)), "padding .* of less than the kernel's extent"),
+        (nn.AvgPool2d(2, divisor_override=-4), "divisor_override must be above 0"),
         (nn.MaxPool2d(2, ceil_mode=True), "ceil_mode"),
         (nn.Flatten(0), "start_dim >= 1"),
     ],

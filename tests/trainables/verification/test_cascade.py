@@ -1,4 +1,5 @@
 import copy
+import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -154,6 +155,8 @@ def test_no_scaled_verdict_is_wrong_and_the_grid_of_epsilons_is_scaled_too(probl
         (torch.ones(200, 2), r"scale must broadcast .* got \(200, 2\)"),
         (torch.tensor([1.0, -0.5]), "every scale must be finite and at least 0, got -0.5"),
         (torch.tensor([1.0, torch.nan]), "every scale must be finite"),
+        (-1.0, "scale must be finite and at least 0, got -1"),
+        (math.inf, "scale must be finite and at least 0, got inf"),
     ],
 )
 def test_impossible_scales_are_refused(problem: Problem, scale: Tensor, message: str) -> None:

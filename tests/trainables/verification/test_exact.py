@@ -10,7 +10,8 @@ from scipy import optimize
 from soundness import DISTANCES, KINDS, contradiction, instance, verdicts
 from torch import Tensor, nn
 
-from sparsevlr.trainables.bounds import crown_bounds, input_box, reduce_margins, trace
+from sparsevlr.spaces.architectures.layers import Reshape
+from sparsevlr.trainables.bounds import crown_bounds, input_box, piecewise, reduce_margins, trace
 from sparsevlr.trainables.verification import CascadeOptions, Cause, Verdict, Verification, branching, exact, verify
 
 Problem = tuple[nn.Sequential, Tensor, Tensor]
@@ -187,3 +188,27 @@ def test_no_stage_contradicts_the_oracle_and_the_exact_one_agrees(number: int) -
         if said[way].stage[0] != "natural":
             expected = Verdict.verified if case.smallest > 0 else Verdict.falsified
             assert said[way].verdict[0] == expected, said[way].reason
+
+
+def test_what_cannot_be_branched_on_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The matrix of a problem grows with the square of what is undecided."""
+    monkeypatch.setattr(exact, "MOST_UNDECIDED", 4)
+    monkeypatch.setattr(piecewise._Reduction, "of", lambda *_: pytest.fail("it was built"))
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 40), nn.ReLU(), nn.Linear(40, 2)).eval()
+    x = torch.rand(4, 2)
+    found = _verify((network, x, network(x).argmax(1)), epsilon=0.4)
+    undecided = found.reason[found.verdict == Verdict.unknown].tolist()
+    assert undecided
+    assert all("undecided ReLUs, at most 4 can be branched on" in reason for reason in undecided)
+
+
+def test_a_sample_without_a_counterexample_needs_no_forward_pass() -> None:
+    """A pool over maps without channels takes no empty batch."""
+    torch.manual_seed(1)
+    head = nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)
+    network = nn.Sequential(Reshape((4, 4)), nn.AvgPool2d(2), *head).eval()
+    x = torch.rand(5, 16)
+    options = CascadeOptions(stages=("exact",), audit=None)
+    found = verify(network, x, network(x).argmax(1), epsilon=1e-6, low=0, high=1, options=options)
+    assert (found.verdict == Verdict.verified).all()

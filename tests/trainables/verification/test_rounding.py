@@ -22,7 +22,7 @@ from sparsevlr.trainables.verification import (
 )
 from sparsevlr.trainables.verification.crown import Crown
 from sparsevlr.trainables.verification.ibp import Ibp
-from sparsevlr.trainables.verification.inputs import Inputs, bounded
+from sparsevlr.trainables.verification.inputs import Inputs, bounded, eval_mode
 
 
 def _absorbing() -> nn.Sequential:
@@ -187,3 +187,36 @@ def test_float64_decides_within_the_band(single: float, double: float | None, ve
     found = verify(network, X, LABEL, epsilon=0.1, low=0, high=1, options=options, verifiers=said)
     assert found.verdict[0] == verdict
     assert found.margin[0] == pytest.approx(margin, rel=1e-6)
+
+
+def test_a_precision_that_is_set_lower_is_not_that_of_proofs() -> None:
+    seen = []
+    network = nn.Sequential(nn.Linear(2, 2))
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("medium")
+        torch.backends.cudnn.allow_tf32 = True
+        with eval_mode(network):
+            seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+    assert seen == [("highest", False), ("medium", True)]
+
+
+def test_balls_far_beyond_the_range_prove_nothing_by_rounding() -> None:
+    """At the origin, which lies within, the first logit is the smaller one."""
+    for seed in range(60):
+        torch.manual_seed(seed)
+        network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+        with torch.no_grad():
+            network[0].weight.copy_(torch.eye(8))
+            network[0].bias.fill_(-0.5)
+            network[2].weight.copy_(torch.stack([torch.rand(8), torch.zeros(8)]))
+            network[2].bias.copy_(torch.tensor([-0.01, 0.0]))
+        options = CascadeOptions(stages=("ibp",), audit=None)
+        found = verify(
+            network, torch.ones(1, 8), torch.tensor([0]), epsilon=1e6, low=0, high=1, norm="l2", options=options
+        )
+        assert found.n_verified == 0
