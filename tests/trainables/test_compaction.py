@@ -19,7 +19,7 @@ from sparsevlr.trainables.bounds import (
     margin_lower_bounds,
     trace,
 )
-from sparsevlr.trainables.compaction import Compaction, compact
+from sparsevlr.trainables.compaction import Compaction, compact, plan
 from sparsevlr.trainables.verification import CascadeOptions, verify
 
 EXACT = 1e-12
@@ -417,3 +417,20 @@ def test_no_neuron_is_left_that_could_go(sparsity: float, seed: int) -> None:
     network = sparse_network("mlp", False, sparsity, seed)
     compaction = compact(network, SHAPE)
     assert [layer.after for layer in compaction.layers[:-1]] == survivors(network)
+
+
+def test_what_constant_channels_add_is_summed_up_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once they would take a number for each channel, output and position."""
+    torch.manual_seed(0)
+    layer, channels = nn.Conv2d(9, 4, 3, padding=1), torch.tensor([0, 2, 3, 5, 8])
+    value, wanted = torch.rand(5, 6, 6, dtype=torch.float64), torch.rand(4, 6, 6) < 0.1
+    value[:2] = 0.0
+    found = []
+    for most in (1 << 22, 2 * 4 * 36, 1):
+        monkeypatch.setattr(plan, "VALUES_AT_ONCE", most)
+        found.append(plan._contributions(layer, value, channels, wanted))
+    for total, same in found[1:]:
+        assert torch.allclose(total, found[0][0], rtol=0, atol=1e-12)
+        assert torch.equal(same, found[0][1])
+    assert found[0][1].any()
+    assert not found[0][1].all()

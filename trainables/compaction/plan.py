@@ -13,6 +13,7 @@ from .reach import needed, read_by
 from .units import shrinkable, units_of
 
 ROUNDING = 1e-12
+VALUES_AT_ONCE = 1 << 22
 """A contribution in float64 counts as the same everywhere if it varies by no more than this share of its terms."""
 
 
@@ -117,15 +118,18 @@ def _contributions(layer: nn.Conv2d, value: Tensor, channels: Tensor, wanted: Te
         `(outputs,)`, what they add together at wanted positions; and per channel whether that is the same at all of
         them, the first being meaningful only where the second is true.
     """
-    taps = F.unfold(value[:, None], layer.kernel_size, layer.dilation, _pair(layer.padding), layer.stride)
-    weight = layer.weight.detach()[:, channels].double().flatten(2)
-    added = torch.einsum("ckp,ock->cop", taps, weight)
-    size = torch.einsum("ckp,ock->cop", taps.abs(), weight.abs()).amax(2)
     where = wanted.flatten(1)
-    low = added.masked_fill(~where, torch.inf).amin(2)
-    high = added.masked_fill(~where, -torch.inf).amax(2)
-    same = high - low <= ROUNDING * size
-    return torch.where(where.any(1), high, 0.0).sum(0), same.all(1)
+    total, constant = torch.zeros(len(where), dtype=torch.float64), []
+    for some in torch.arange(len(channels)).split(max(1, VALUES_AT_ONCE // where.numel())):
+        taps = F.unfold(value[some, None], layer.kernel_size, layer.dilation, _pair(layer.padding), layer.stride)
+        weight = layer.weight.detach()[:, channels[some]].double().flatten(2)
+        added = torch.einsum("ckp,ock->cop", taps, weight)
+        size = torch.einsum("ckp,ock->cop", taps.abs(), weight.abs()).amax(2)
+        low = added.masked_fill(~where, torch.inf).amin(2)
+        high = added.masked_fill(~where, -torch.inf).amax(2)
+        total += torch.where(where.any(1), high, 0.0).sum(0)
+        constant.append((high - low <= ROUNDING * size).all(1))
+    return total, torch.cat(constant)
 
 
 def _pair(padding: str | tuple[int, ...]) -> tuple[int, int]:

@@ -283,7 +283,10 @@ def _batchnorm(node: _Node, axes: int) -> tuple[nn.Module, int]:
     if len({len(constant) for constant in node.constants}) > 1:
         raise ExportError("the constants of a BatchNormalization must be equally many")
     kind = nn.BatchNorm2d if axes == 3 else nn.BatchNorm1d
-    layer = kind(len(weight), eps=node.attributes(epsilon=1e-5)["epsilon"], device="meta")
+    epsilon = node.attributes(epsilon=1e-5)["epsilon"]
+    if not 0 <= epsilon < math.inf:
+        raise ExportError(f"epsilon of a BatchNormalization must be at least 0 and finite, got {epsilon:g}")
+    layer = kind(len(weight), eps=epsilon, device="meta")
     layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
     layer.running_mean, layer.running_var, layer.num_batches_tracked = mean, variance, torch.tensor(0)
     return layer, axes

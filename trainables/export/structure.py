@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -32,6 +32,39 @@ _OPTIONS: Mapping[type[nn.Module], tuple[str, ...]] = {
 }
 """Layers that `trace` knows, and what each is made from; `ExportError` has refused all other options before."""
 _KINDS = {kind.__name__: kind for kind in _OPTIONS}
+
+
+def _whole(least: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and least <= value <= LARGEST_NUMBER
+
+
+def _pair(least: int) -> Callable[[Any], bool]:
+    one = _whole(least)
+    return lambda value: all(map(one, value)) and len(value) == 2 if isinstance(value, list) else one(value)
+
+
+def _real(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= LARGEST_NUMBER
+
+
+def _truth(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+_MAY_BE: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(
+        ("in_features", "out_features", "in_channels", "out_channels", "groups", "num_features"), _whole(1)
+    ),
+    **dict.fromkeys(("kernel_size", "stride", "dilation"), _pair(1)),
+    "padding": _pair(0),
+    **dict.fromkeys(("bias", "affine", "count_include_pad"), _truth),
+    "eps": _real,
+    "momentum": lambda value: value is None or _real(value),
+    "p": lambda value: _real(value) and value <= 1,
+    **dict.fromkeys(("start_dim", "end_dim"), _whole(-DEEPEST)),
+    "shape": lambda value: isinstance(value, list) and all(map(_whole(1), value)),
+}
+"""What an option may be, in JSON."""
 
 
 def described(module: nn.Module) -> dict[str, Any]:
@@ -126,7 +159,7 @@ def _built(content: Any, deeper: int) -> nn.Module:
     if layer is None or not isinstance(options, dict) or len(content) != 2 or set(options) != set(_OPTIONS[layer]):
         raise ExportError(f"{kind!r:.80} with these options is no known layer; those are {', '.join(_KINDS)}")
     for name, value in options.items():
-        if not all(map(_sane, value if isinstance(value, list) else [value])):
+        if not _MAY_BE[name](value):
             raise ExportError(f"{name} of a {kind} cannot be {value!r:.80}")
     try:
         # JSON has lists where torch wants tuples.
@@ -134,9 +167,3 @@ def _built(content: Any, deeper: int) -> nn.Module:
     except (TypeError, ValueError, RuntimeError, OverflowError, ZeroDivisionError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ExportError(f"a {kind} cannot be built: {reason}") from error
-
-
-def _sane(value: Any) -> bool:
-    """Numbers, true, false and null."""
-    number = isinstance(value, int | float) and math.isfinite(value) and abs(value) <= LARGEST_NUMBER
-    return value is None or number

@@ -14,13 +14,16 @@ import onnx
 import pytest
 import torch
 from safetensors import torch as tensors
+from torch import nn
 
 from sparsevlr.results import ExportError, Record, Store, Study, open_study
 from sparsevlr.results.intervals import wilson_interval
+from sparsevlr.spaces.architectures.layers import Reshape
 from sparsevlr.spaces.datasets import Dataset
 from sparsevlr.trainables.checkpoint import Checkpoint
 from sparsevlr.trainables.export import Check, folder, recheck
 from sparsevlr.trainables.export.certificate import Certificate
+from sparsevlr.trainables.export.structure import described
 from sparsevlr.trainables.trial import fixed_subset
 from sparsevlr.trainables.verification import SoundnessError
 
@@ -348,6 +351,11 @@ def test_forged_samples_labels_verdicts_and_margins_are_found(export: Path, tmp_
     checks = forged(lambda samples: samples[proved].update(margin=samples[proved]["margin"] + 1))
     assert [len(check.differing) for check in checks.values() if not check.holds] == [1]
     assert not checks["margins"].holds
+    checks = forged(lambda samples: samples[proved].update(margin=samples[proved]["margin"] + 1, stage="crown"))
+    assert not checks["margins"].holds
+    late = {"verdict": "unknown", "stage": "", "margin": None, "reason": "exact: undecided in time"}
+    checks = forged(lambda samples: samples[wrong].update(late))
+    assert checks["verdicts: unknown"].differing[0].endswith("unknown, found falsified (natural)")
     checks = forged(lambda samples: samples[proved].update(label=samples[proved]["label"] ^ 1))
     assert not checks["labels"].holds
 
@@ -356,6 +364,22 @@ def test_forged_samples_labels_verdicts_and_margins_are_found(export: Path, tmp_
     samples["inputs"][proved] = samples["inputs"][wrong]
     forge(path, folder.SAMPLES, tensors.save(samples))
     assert not by_name(recheck(path))["verdicts: ibp"].holds
+
+
+OF_KIND = {
+    type(layer).__name__: described(layer)
+    for layer in (
+        *(nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)),
+        *(nn.Flatten(), nn.Dropout(0.5), Reshape((4, 4))),
+    )
+}
+
+
+def with_option(kind: str, option: str, value: object) -> Callable[[Path], None]:
+    """A network of one layer, an option of which is no such thing."""
+    layer = OF_KIND[kind] | {"options": OF_KIND[kind]["options"] | {option: value}}
+    content = json.dumps({"type": "Sequential", "layers": {"0": layer}}).encode()
+    return lambda path: forge(path, folder.NETWORK, content)
 
 
 class Opened:
@@ -482,6 +506,21 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
         ),
         r"network\.json: tensor '1\.weight' must be torch\.float32 of shape \(12, 900000000\)",
     ),
+    **{
+        f"{option} of a {kind}": (with_option(kind, option, value), rf"network\.json: {option} of a {kind} cannot be ")
+        for kind, option, value in [
+            ("MaxPool2d", "stride", [2.5, 2]),
+            ("MaxPool2d", "kernel_size", [1]),
+            ("AvgPool2d", "count_include_pad", 0),
+            ("Conv2d", "stride", 0),
+            ("Conv2d", "padding", -1),
+            ("BatchNorm2d", "eps", -1.0),
+            ("BatchNorm2d", "momentum", [1]),
+            ("Flatten", "start_dim", None),
+            ("Reshape", "shape", [[1]]),
+            ("Dropout", "p", True),
+        ]
+    },
     "other weights": (
         lambda path: forge(path, folder.WEIGHTS, tensors.save({"x": torch.zeros(1)})),
         r"network\.json: layers and weights must have the same tensors",
