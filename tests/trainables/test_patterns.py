@@ -261,6 +261,18 @@ def test_layers_without_filters_are_refused(network: object, message: str) -> No
         PATTERNS["filter"]().limits(trace(nn.Sequential(*network()), (2, 8, 8)))
 
 
+def test_n_m_stays_n_m_within_the_mask_of_a_parent() -> None:
+    net = nn.Sequential(nn.Conv2d(12, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 12), nn.Linear(12, 4))
+    graph, scores = trace(net, (12, 8, 8)), drawn(net)
+    total = sum(values.numel() for values in scores.values())
+    left = select("block", scores, round(0.4 * total), graph)
+    within = {name: values.masked_fill(~left[name], -torch.inf) for name, values in scores.items()}
+    chosen = select("n-m", within, round(0.3 * total), graph)
+    assert all(int(group.sum()) <= 2 for kept in chosen.values() for group in columns(kept, 4))
+    assert all(bool((kept <= left[name]).all()) for name, kept in chosen.items())
+    assert sum(int(kept.sum()) for kept in chosen.values()) < round(0.3 * total)
+
+
 @pytest.mark.parametrize(
     ("pattern", "options"),
     [

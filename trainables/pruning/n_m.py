@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -48,11 +49,17 @@ class NM(Pattern):
     ) -> dict[str, Tensor]:
         inside = {name: self._inside(values) for name, values in scores.items()}
         allowed = sum(int(best.sum()) for best in inside.values())
-        if kept <= allowed:
-            return highest(_only(scores, inside), kept, distribution)
+        # Less than asked may be allowed where a parent's mask has left groups without n weights.
+        if kept <= max(allowed, sum(self._most(values.shape) for values in scores.values())):
+            return highest(_only(scores, inside), min(kept, allowed), distribution)
         outside = {name: ~best for name, best in inside.items()}
         extra = highest(_only(scores, outside), kept - allowed, distribution, least=0)
         return {name: best | extra[name] for name, best in inside.items()}
+
+    def _most(self, shape: torch.Size) -> int:
+        """How many weights of a layer the pattern can hold."""
+        groups, rest = divmod(shape[1], self.m)
+        return shape[0] * math.prod(shape[2:]) * (groups * self.n + min(rest, self.n))
 
     def _inside(self, scores: Tensor) -> Tensor:
         """The best n of each group, of equal ones the earlier, of the shape of the weight."""
