@@ -49,8 +49,8 @@ class NM(Pattern):
     ) -> dict[str, Tensor]:
         inside = {name: self._inside(values) for name, values in scores.items()}
         allowed = sum(int(best.sum()) for best in inside.values())
-        # Less than asked may be allowed where a parent's mask has left groups without n weights.
-        if kept <= max(allowed, sum(self._most(values.shape) for values in scores.values())):
+        # Within a parent's mask groups may lack n weights: then fewer are kept than asked for, never some outside.
+        if kept <= sum(self._most(values.shape) for values in scores.values()):
             return highest(_only(scores, inside), min(kept, allowed), distribution)
         outside = {name: ~best for name, best in inside.items()}
         extra = highest(_only(scores, outside), kept - allowed, distribution, least=0)
