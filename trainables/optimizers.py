@@ -62,9 +62,11 @@ class Optimizer(ABC):
             raise ValueError(f"optimizer.average must lie in [0, 1), but is {self.average}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"optimizer.schedule must be one of {', '.join(SCHEDULES)}, but is {self.schedule!r}")
+        if self.schedule == "drops":
+            return
         for option in fields(self):
             value = getattr(self, option.name)
-            if self.schedule != "drops" and option.name in OF_DROPS and value != option.default:
+            if option.name in OF_DROPS and value != option.default:
                 raise ValueError(
                     f"optimizer.{option.name} is for schedule drops and means nothing by {self.schedule}, "
                     f"but is {value}; remove the key or limit it with `when: {{optimizer.schedule: drops}}`"

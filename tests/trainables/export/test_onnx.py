@@ -210,6 +210,10 @@ def branches(found: onnx.ModelProto) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[onnx.ModelProto], Any], str]] = {
+    "a negative epsilon": (
+        attribute("BatchNormalization", epsilon=-1.0),
+        "epsilon of a BatchNormalization must be at least 0 and finite, got -1",
+    ),
     "external data": (outside, "lies in another file"),
     "a huge tensor": (lambda m: m.graph.initializer[0].dims.__setitem__(0, 1 << 40), "does not fit its"),
     "a negative size": (lambda m: m.graph.initializer[0].dims.__setitem__(0, -3), "does not fit its"),
