@@ -90,6 +90,16 @@ TUNED: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "3e-3, batches of 64, ramp to 0.4, late drops": (20, BY_64 | EARLY_RAMP, TO_IBP | EARLY_PRUNED | LATE_DROPS),
     CHOSEN: (10, BY_64 | EARLY_RAMP, MEDIUM),
     f"{CHOSEN}, no regulariser": (10, BY_64 | EARLY_RAMP, MEDIUM | {"regulariser": "none"}),
+    "cnn-medium, 5e-4, batches of 64, ramp to 0.4, late drops": (
+        10,
+        BY_64 | EARLY_RAMP,
+        MEDIUM | {"optimizer.learning_rate": 5e-4},
+    ),
+    "cnn-medium, 1e-3, batches of 64, ramp to 0.25, late drops": (
+        10,
+        BY_64 | {"ramp": {"start": 0.01, "end": 0.25}},
+        MEDIUM | {"schedule.end": 0.25},
+    ),
 }
 """What was tried: epochs, and changes to the study and to the trial."""
 

@@ -1,4 +1,4 @@
-"""A real object store over HTTP, on loopback, that fails when it is told to."""
+"""What all tests share: one thread, and a real object store over HTTP, on loopback, that fails when it is told to."""
 
 import logging
 import random
@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import torch
 from moto.server import DomainDispatcherApplication, create_backend_app
 from pyarrow import fs
 from werkzeug.serving import make_server
@@ -28,6 +29,12 @@ _ANSWERS = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole searches first: they wait for Ray more than they compute, and none of them is to be the last one."""
     items.sort(key=lambda item: "search" not in item.path.parts)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Bits are compared: workers have one thread each, and so has a test, however pytest was called."""
+    torch.set_num_threads(1)
 
 
 class ObjectStore:

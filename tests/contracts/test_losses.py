@@ -151,11 +151,6 @@ def digits() -> Dataset:
     return load_dataset("digits")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 SPEC = StudySpec.from_dict({"data": "digits", "epsilon": 0.05, "epochs": 2, "ramp": {"start": 0.0, "end": 0.5}})
 
 

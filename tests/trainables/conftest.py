@@ -1,14 +1,7 @@
 import pytest
-import torch
 
 from sparsevlr.spaces import StudySpec
 from sparsevlr.spaces.datasets import Dataset, load_dataset
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Bits are compared: workers have one thread each, and so has a test, however pytest was called."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
