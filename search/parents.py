@@ -8,9 +8,11 @@ from ..results import Record
 from ..results.pareto import front_mask, orient
 from ..results.record import DIRECTIONS
 from ..spaces import TrialConfig
+from ..spaces.rules import LATER_FAMILIES
 from .scores import objective_values
 
 PARENT = "start.parent"
+SINGLE_WEIGHTS: tuple[str, Mapping[str, object]] = (LATER_FAMILIES["pattern"], {})
 
 
 def wants_parent(config: TrialConfig) -> bool:
@@ -28,7 +30,9 @@ def choose_parent(
     """The trial that `config` shall begin from, None where there is none to fit.
 
     It is on the front of all completed trials, has the same architecture, and is no sparser than `config` asks for: a
-    mask can be pruned further, not filled up. Of these the sparsest is nearest; ties go to the earlier trial.
+    mask can be pruned further, not filled up. Its pattern is that of `config`, unless that takes single weights: whole
+    groups are not to be had of a mask with holes in them. Of these the sparsest is nearest; ties go to the earlier
+    trial.
 
     Args:
         completed: configuration and last report of each completed trial, by its id.
@@ -37,7 +41,7 @@ def choose_parent(
         return None
     values = [objective_values(report, objectives) for _, report in completed.values()]
     front = front_mask(orient(values, [DIRECTIONS[objective] for objective in objectives]))
-    architecture = config.method("architecture")
+    architecture, pattern = config.method("architecture"), _pattern(config)
     nearest: dict[str, float] = {
         name: report.sparsity
         for (name, (other, report)), member in zip(completed.items(), front, strict=True)
@@ -45,5 +49,10 @@ def choose_parent(
         and report.sparsity is not None
         and report.sparsity <= config.target_sparsity
         and other.method("architecture") == architecture
+        and pattern in (SINGLE_WEIGHTS, _pattern(other))
     }
     return max(sorted(nearest), key=nearest.__getitem__) if nearest else None
+
+
+def _pattern(config: TrialConfig) -> tuple[str, Mapping[str, object]]:
+    return config.method("pattern") if "pattern" in config.values else SINGLE_WEIGHTS

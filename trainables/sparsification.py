@@ -19,6 +19,7 @@ from .pruning.liveness import over_readers
 from .seeds import generator
 
 SNAPSHOT = "snapshot"
+BEGUN = "begun/kept"
 
 
 class Sparsification:
@@ -53,17 +54,22 @@ class Sparsification:
             name: parameter for name, parameter in network.named_parameters() if name in prunable_weights(network)
         }
         self.mask = Mask.dense(network)
+        # A parent's mask is pruned on from, never filled up.
+        self._most = self.mask.kept
         self._snapshot: dict[str, Tensor] = {}
         self._learning: ScoresInTraining | None = None
         self._learning_steps = range(0)
         if isinstance(methods.score, LearnedScore) and target:
             first = first_due(methods.schedule, steps)
-            self._learning_steps = range(first, first + round(methods.score.span * steps))
+            # At least one of learning, and one of finetuning.
+            learning = max(1, round(methods.score.span * steps))
+            self._learning_steps = range(first, min(first + learning, steps - 1))
         self._settled_from = max(settled_from(methods.schedule, steps), self._learning_steps.stop)
 
     def begin_with(self, mask: Mask) -> None:
         """Begin with another mask than the dense one."""
         self._set(self._in_order(mask))
+        self._most = self.mask.kept
 
     def settled(self, step: int) -> bool:
         """Whether the mask will never change again, once `before_step` has seen to this step."""
@@ -72,12 +78,13 @@ class Sparsification:
     def before_step(self, step: int, ramp: float) -> None:
         """Do what falls due before an optimizer step, the epsilon ramp being at `ramp`."""
         due = self._methods.schedule.due(step, self._steps)
-        if due.keep:
-            self._snapshot = {name: value.clone() for name, value in self._network.state_dict().items()}
         if due.exchange is not None:
             self._exchange(step, due.exchange, due.of(self._target), ramp)
         else:
             self._reach(step)
+        if due.keep:
+            # Once weights are drawn for the mask, if they are. What is pruned by now never comes back.
+            self._snapshot = {name: value.clone() for name, value in self._network.state_dict().items()}
         if due.rewind:
             self._network.load_state_dict(self._snapshot)
             self.mask.apply_(self._network)
@@ -111,7 +118,8 @@ class Sparsification:
     def tensors(self) -> dict[str, Tensor]:
         """What has to be remembered beside the mask, by `entry/name`."""
         kept = {f"{SNAPSHOT}/{name}": value for name, value in self._snapshot.items()}
-        return kept | (self._learning.tensors() if self._learning else {})
+        begun = {BEGUN: torch.tensor(self._most)} if self._most < self.mask.total else {}
+        return kept | begun | (self._learning.tensors() if self._learning else {})
 
     def load_(self, mask: Mask, flat: Mapping[str, Tensor]) -> None:
         """Put back a mask and what `tensors` took out.
@@ -123,6 +131,7 @@ class Sparsification:
         prefix = f"{SNAPSHOT}/"
         self._snapshot = {key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)}
         rest = {key: value for key, value in flat.items() if not key.startswith(prefix)}
+        self._most = int(rest.pop(BEGUN, self.mask.total))
         self._learning = None
         if rest:
             try:
@@ -156,7 +165,7 @@ class Sparsification:
         methods, candidates = self._methods, self._candidates(step)
         if methods.pattern.whole_units:
             self._wake(step, candidates.graph)
-        kept = kept_weights(self.mask.total, sparsity)
+        kept = min(kept_weights(self.mask.total, sparsity), self._most)
         self._set(exchange.exchange(candidates, self.mask, methods.pattern, methods.distribution, kept, ramp))
 
     def _started(self) -> ScoresInTraining:
@@ -166,7 +175,7 @@ class Sparsification:
     def _show_learned(self) -> None:
         assert self._learning is not None
         self._learning.show_(self._weights)
-        self._set(self._pruned(self._learning_steps[-1], Mask.dense(self._network), self._learning))
+        self._set(self._pruned(self._learning_steps[-1], self._learning.within, self._learning))
 
     def _pruned(self, step: int, mask: Mask, score: Score) -> Mask:
         return prune(

@@ -71,7 +71,7 @@ def build_architecture(
 
     Raises:
         SpecError: unknown name or option, an impossible option, `module:function` without `allow_code`, or a network of
-            the user's own that is no `nn.Sequential` ending in `nn.Linear(..., classes)`.
+            the user's own that is no `nn.Sequential` ending in `nn.Linear(..., classes)` or has a weight twice.
     """
     check_architecture(name, allow_code=allow_code)
     check_problem(shape, classes)
@@ -94,6 +94,13 @@ def _build_own(name: str, options: Mapping[str, Any], shape: tuple[int, ...], cl
             f"architecture {name!r} must return a torch.nn.Sequential whose last layer is an nn.Linear, "
             f"got {type(network).__name__}{ending}"
         )
+    places: dict[int, str] = {}
+    for place, tensor in network.state_dict(keep_vars=True).items():
+        if (first := places.setdefault(id(tensor), place)) != place:
+            raise SpecError(
+                f"architecture {name!r} has one tensor at two places, {first} and {place}: "
+                "give each place a layer of its own, since weights are counted, pruned and stored by place"
+            )
     training = network.training
     network.eval()
     try:

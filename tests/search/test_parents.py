@@ -15,8 +15,11 @@ from .test_study_run import Memory, measured
 OBJECTIVES = ("verified_accuracy", "sparsity")
 
 
-def trial(name: str, sparsity: float, accuracy: float = 0.5, hidden: int = 8) -> tuple[TrialConfig, Record]:
+def trial(
+    name: str, sparsity: float, accuracy: float = 0.5, hidden: int = 8, **others: object
+) -> tuple[TrialConfig, Record]:
     values = {"architecture": "mlp", "architecture.hidden": [hidden], "sparsity": sparsity, "start": "parent-mask"}
+    values |= {name.replace("__", "."): value for name, value in others.items()}
     report = Record(event="report", trial_id=name, rung=0, split="validation", sparsity=sparsity)
     return TrialConfig(trial_id=name, seed=0, values=values), Record(
         **report.to_dict() | {"verified_accuracy": accuracy}
@@ -39,6 +42,17 @@ def test_dominated_other_and_sparser_trials_are_no_parents() -> None:
     assert chosen(trial("new", 0.9), trial("a", 0.85, 0.9), trial("b", 0.8, 0.7)) == "a"
     assert chosen(trial("new", 0.9), trial("a", 0.7, 0.9, hidden=16), trial("b", 0.95, 0.8)) is None
     assert chosen(trial("new", 0.9)) is None
+
+
+def test_groups_are_had_of_the_same_groups_alone() -> None:
+    blocks = {"pattern": "block", "pattern__size": 2}
+    front = [trial("a", 0.5, 0.9, **blocks), trial("b", 0.8, 0.8), trial("c", 0.9, 0.7, pattern="unstructured")]
+    assert chosen(trial("new", 0.95, **blocks), *front) == "a"
+    assert chosen(trial("new", 0.95, pattern="block", pattern__size=4), *front) is None
+    assert chosen(trial("new", 0.95, pattern="filter"), *front) is None
+    # Single weights can be taken of anything.
+    assert chosen(trial("new", 0.95), *front) == "c"
+    assert chosen(trial("new", 0.7, pattern="unstructured"), *front) == "a"
 
 
 def test_equal_trials_leave_it_to_the_earlier_one() -> None:

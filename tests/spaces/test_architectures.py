@@ -125,6 +125,9 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
         "def wrong_end(shape, classes): return nn.Sequential(nn.Linear(shape[0], classes), nn.ReLU())\n"
         "def wrong_classes(shape, classes): return nn.Sequential(nn.Linear(shape[0], classes + 1))\n"
         "def wrong_shape(shape, classes): return nn.Sequential(nn.Linear(shape[0] + 1, classes))\n"
+        "def shared(shape, classes):\n"
+        "    twice = nn.Linear(shape[0], shape[0])\n"
+        "    return nn.Sequential(twice, nn.ReLU(), twice, nn.ReLU(), nn.Linear(shape[0], classes))\n"
         "def wrong_type(shape, classes): return nn.Linear(shape[0], classes)\n"
         "def fails(shape, classes): raise RuntimeError('no luck')\n"
     )
@@ -149,6 +152,7 @@ def test_own_network_runs_only_when_allowed(module: str) -> None:
         ("wrong_classes", r"logits of shape \(batch, 2\), got \(2, 3\)"),
         ("wrong_shape", r"fails on an input of shape \(3,\)"),
         ("wrong_type", "must return a torch.nn.Sequential .* got Linear"),
+        ("shared", r"one tensor at two places, 0\.weight and 2\.weight: give each place a layer of its own"),
         ("fails", "failed with RuntimeError: no luck"),
         ("absent", "has no function 'absent'"),
     ],

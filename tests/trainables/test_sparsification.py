@@ -202,6 +202,38 @@ def test_a_sparsity_that_rises_is_exact_at_every_update_and_at_the_end(
     assert all(float(worth[name][kept].abs().min()) > 0 for name, kept in training.mask.items())
 
 
+@pytest.mark.parametrize(
+    ("pattern", "distribution", "sparsity"), [("block", "global", 0.7), ("filter", "uniform", 0.9)]
+)
+def test_the_last_update_grows_nothing_that_no_step_would_train(
+    spec: StudySpec, digits: Dataset, pattern: str, distribution: str, sparsity: float
+) -> None:
+    schedule = {"schedule": "drop-and-grow", "schedule.initial": 0.5, "schedule.updates": 5, "schedule.end": 1.0}
+    options = {"pattern": pattern, "distribution": distribution, "sparsity": sparsity}
+    size = {"pattern.size": 4} if pattern == "block" else {}
+    spec = StudySpec.from_dict(spec.to_dict() | {"ramp": {"start": 0.0, "end": 1.0}})
+    training = training_of(config(**schedule | options | size), spec, digits)
+    training._train_epochs(spec.epochs, lambda: False)
+    before = training.mask
+    training.train_until(spec.epochs)
+    # Groups do not add up to what is asked for: there is room that stays free.
+    assert training.mask.kept < before.kept
+    assert not any(different(dict(training.mask), dict(before)).values())
+
+
+@pytest.mark.parametrize(("at", "span", "learning"), [(0.5, 0.001, 1), (0.51, 0.48, None)])
+def test_scores_are_learned_for_a_step_and_weights_finetuned_for_one_at_least(
+    spec: StudySpec, digits: Dataset, at: float, span: float, learning: int | None
+) -> None:
+    one = config("hydra", **{"schedule.at": at, "score.span": span})
+    training = training_of(one, StudySpec.from_dict(spec.to_dict() | {"batch_size": 539}), digits)
+    steps = training._steps.total
+    assert steps == 8
+    found = training._sparsification._learning_steps
+    assert len(found) == (learning or 2)
+    assert found.stop < steps
+
+
 def test_the_order_of_layers_in_a_file_decides_nothing(short: StudySpec, digits: Dataset) -> None:
     one = config("drop-and-grow", **{"distribution": "lamp", "loss": "sabr", "loss.attack_steps": 2})
     first = training_of(one, short, digits)

@@ -63,6 +63,50 @@ def test_a_child_prunes_on_within_its_parents_mask_and_resumes_bit_identically(
     assert bits(where, rest[-1].checkpoint) == digests
 
 
+def test_what_the_parent_has_pruned_is_not_filled_up_again(
+    spec: StudySpec, digits: Dataset, parent: tuple[Location, Checkpoint]
+) -> None:
+    where, _ = parent
+    # Half of the target would be less than what the parent has pruned.
+    one = child("parent-mask", "drop-and-grow", **{"sparsity": 0.6, "schedule.initial": 0.5, "schedule.end": 1.0})
+    records = run_trial(one, spec, digits, location=where)
+    sparsities = [record.sparsity for record in records]
+    assert all(sparsity is not None and sparsity >= 0.5 for sparsity in sparsities)
+    assert sparsities[0] < sparsities[-1] == pytest.approx(0.6, abs=1e-3)
+    digests = bits(where, records[-1].checkpoint)
+    again = Trial(one, spec, digits, location=where)
+    again.restore(records[0].checkpoint or "")
+    while not again.finished:
+        last = again.advance()
+    assert bits(where, last.checkpoint) == digests
+
+
+@pytest.mark.parametrize("distribution", ["global", "uniform"])
+def test_scores_are_learned_for_what_the_parent_has_left(
+    spec: StudySpec, digits: Dataset, parent: tuple[Location, Checkpoint], distribution: str
+) -> None:
+    where, source = parent
+    # Layer by layer the parent's mask is short of what some distributions give.
+    options = {"distribution": distribution, "sparsity": 0.55}
+    end = run_trial(child("parent-weights", "hydra", **options), spec, digits, location=where)[-1]
+    mask = Checkpoint.load(where, end.checkpoint or "").mask
+    assert mask.kept == kept_weights(mask.total, 0.55)
+    assert all(bool((mask[name] <= source.mask[name]).all()) for name in mask)
+
+
+def test_rounds_go_back_to_the_weights_that_were_drawn_for_the_mask(
+    spec: StudySpec, digits: Dataset, parent: tuple[Location, Checkpoint]
+) -> None:
+    _, source = parent
+    one = child("parent-mask", "iterative", **{"initialisation.masked_fan_in": True})
+    training = Trial(one, spec, digits)._training
+    training.begin_from(source)
+    training._sparsification.before_step(0, 0.0)
+    snapshot = {name.partition("/")[2]: value for name, value in training._sparsification.tensors().items()}
+    for name, value in training.network.state_dict().items():
+        assert torch.equal(snapshot[name], value), name
+
+
 def test_a_child_has_no_dense_stage(spec: StudySpec, digits: Dataset) -> None:
     fresh = config("one-shot between epochs", sparsity=0.8)
     assert DenseStage.of(fresh, spec, len(digits.train.y)).epochs == 2

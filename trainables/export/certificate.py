@@ -147,7 +147,11 @@ class Certificate(SpecModel):
             raise SpecError(f"low must be below high, got {self.low:g} and {self.high:g}")
         check_norm(self.norm, "cascade.stages", self.cascade.stages)
         stages = ("natural", *self.cascade.stages)
+        seen: set[int] = set()
         for one in self.samples:
+            if one.index in seen:
+                raise SpecError(f"every sample must be of an index of its own, got {one.index} twice")
+            seen.add(one.index)
             if one.stage not in (("",) if one.verdict == "unknown" else stages):
                 raise SpecError(
                     f"the stage of sample {one.index} must be one of {', '.join(stages)}, or empty if it is unknown, "

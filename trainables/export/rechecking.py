@@ -25,7 +25,7 @@ from .certificate import Certificate, SampleVerdict, sample_verdicts
 from .from_onnx import from_onnx
 from .outputs import AGREEMENT, difference, onnx_logits, torch_logits
 from .structure import built, traced, values_of
-from .vnnlib import property_text
+from .vnnlib import instances_text, property_text
 
 UNKNOWN = "unknown"
 SAME_MARGIN = 1e-3
@@ -178,7 +178,7 @@ def _files(certificate: Certificate, files: Mapping[str, bytes]) -> Check:
 def _properties(
     certificate: Certificate, files: Mapping[str, bytes], x: Tensor, y: Tensor, classes: int, scale: Tensor
 ) -> Check:
-    """Whether the properties are those of the samples."""
+    """Whether the properties are those of the samples, and whether `instances.csv` lists them."""
     position = {folder.property_file(sample.index): where for where, sample in enumerate(certificate.samples)}
     asked = [name for name in files if name not in (*folder.HASHED, folder.INSTANCES)]
     box = {"epsilon": certificate.epsilon, "low": certificate.low, "high": certificate.high}
@@ -190,7 +190,11 @@ def _properties(
             wanted = property_text(x[where].numpy(), int(y[where]), classes, **box, scale=scale.numpy())
         if wanted is None or files[name] != wanted.encode():
             differing.append(f"{name} is not the property of its sample")
-    return Check.of("properties", len(asked), differing)
+    if folder.INSTANCES in files:
+        listed = instances_text([certificate.samples[position[name]].index for name in asked if name in position])
+        if sorted(files[folder.INSTANCES].decode(errors="replace").splitlines()) != sorted(listed.splitlines()):
+            differing.append(f"{folder.INSTANCES} does not list them")
+    return Check.of("properties", len(asked) + (folder.INSTANCES in files), differing)
 
 
 def _mask(whole: nn.Sequential, pruned: nn.Sequential) -> Check:

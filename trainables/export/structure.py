@@ -145,7 +145,8 @@ def _built(content: Any, deeper: int) -> nn.Module:
     if kind == "Sequential" and isinstance(content.get("layers"), dict) and len(content) == 2:
         network = nn.Sequential()
         for name, child in content["layers"].items():
-            if not name or (not name.isidentifier() and not name.isdecimal()) or hasattr(network, name):
+            # What torch allows, as far as it can be printed.
+            if not name or "." in name or not name.isprintable() or hasattr(network, name):
                 raise ExportError(f"a layer cannot be called {name[:80]!r}")
             network.add_module(name, _built(child, deeper - 1))
         return network

@@ -90,7 +90,8 @@ class Swap(Exchange):
     the pattern takes together. Ties keep and grow the lower index; the best group of a layer is never dropped.
 
     The pattern selects anew among all weights: first come the groups that are not dropped, then those that promise
-    most, and only where it has no room for these those that are dropped.
+    most, and only where it has no room for these those that are dropped. An update that exchanges nothing grows
+    nothing either, however much room groups leave: nothing would train what it grew.
     """
 
     rule: DropAndGrow
@@ -165,6 +166,8 @@ class Swap(Exchange):
 
     def _promise(self, candidates: Candidates, pattern: Pattern, ramp: float) -> dict[str, Tensor]:
         """What each weight promises, kept or not; of a whole unit the mean over its weights and those that read it."""
+        if not self.grows:
+            return {name: torch.full(weight.shape, -torch.inf) for name, weight in candidates.weights.items()}
         if self.rule.grow == "random":
             return {
                 name: torch.rand(weight.shape, generator=candidates.generator)

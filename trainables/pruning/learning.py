@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..mask import Mask
 from ..optimizers import load_optimizer, optimizer_tensors
 from .base import Candidates, LearnedScore, Score
 
@@ -19,7 +20,7 @@ class ScoresInTraining(Score):
 
     Args:
         rule: what is trained, and how.
-        weights: by name, dense.
+        weights: by name, those that a parent has pruned being zero.
     """
 
     description: ClassVar[str] = "score: absolute value of a trained number"
@@ -28,6 +29,11 @@ class ScoresInTraining(Score):
         self._dense = {name: weight.detach().clone() for name, weight in weights.items()}
         self._scores = {name: nn.Parameter(score) for name, score in rule.start(self._dense).items()}
         self._optimizer = torch.optim.Adam(self._scores.values(), lr=rule.learning_rate)
+
+    @property
+    def within(self) -> Mask:
+        """The weights that there were when training of the scores began: fewer than all on a parent's mask."""
+        return Mask({name: weight != 0 for name, weight in self._dense.items()})
 
     def scores(self, candidates: Candidates) -> dict[str, Tensor]:
         return {name: score.detach().abs() for name, score in self._scores.items()}

@@ -188,6 +188,10 @@ def test_the_claim_is_told_and_must_be_that_of_the_card_and_the_properties(expor
     assert checks["files"].holds
     assert checks["claim"].differing == ("epsilon: 0.3 in the card, 0.03",)
     assert checks["properties"].differing == (f"vnnlib/{name} is not the property of its sample",)
+    listed = (path / folder.INSTANCES).read_bytes()
+    forge(path, folder.INSTANCES, listed.replace(b"300", b"3", 1))
+    assert by_name(recheck(path))["properties"].differing[1] == "instances.csv does not list them"
+    forge(path, folder.INSTANCES, listed)
     (path / folder.CARD).write_text("[]")
     assert not {check.what: check for check in recheck(path)}["claim"].holds
 
@@ -471,6 +475,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no stage": (
         lambda path: change(path, lambda content: content["samples"][0].update(verdict="verified", stage="oath")),
         "the stage of sample .* got 'oath'",
+    ),
+    "one sample twice": (
+        lambda path: change(path, lambda content: content["samples"][1].update(index=content["samples"][0]["index"])),
+        "every sample must be of an index of its own, got [0-9]+ twice",
     ),
     "fewer verdicts": (lambda path: change(path, lambda content: content["samples"].pop()), "as many as"),
     "steps without end": (

@@ -146,6 +146,18 @@ def test_every_architecture_comes_back_compacted(name: str, options: dict[str, A
     same_by_all(compact(network, shape).network, shape)
 
 
+def test_layers_may_be_called_what_torch_allows() -> None:
+    layers = {"fc-1": nn.Linear(3, 4), "0a": nn.ReLU(), "the last": nn.Linear(4, 2)}
+    network = nn.Sequential()
+    for name, layer in layers.items():
+        network.add_module(name, layer)
+    again = built(parse_json(to_json(described(network))), network.state_dict())
+    assert [name for name, _ in again.named_children()] == list(layers)
+    for name in ("", "a.b", "train", "line\nbreak"):
+        with pytest.raises(ExportError, match="a layer cannot be called"):
+            built({"type": "Sequential", "layers": {name: described(nn.ReLU())}}, {})
+
+
 @pytest.mark.parametrize("name", [name for name in LAYERS if name != "one layer at two places"])
 def test_every_layer_is_described_and_built_again(name: str) -> None:
     network, shape = network_of(name)
