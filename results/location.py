@@ -160,6 +160,10 @@ def locate(uri: str | os.PathLike[str], filesystem: fs.FileSystem | None = None)
     shown = without_credentials(text)
     if filesystem is not None:
         return Location(filesystem, text.rstrip("/"), shown, None)
+    if re.match(r"(s3|gs|gcs|hdfs|abfss?|file):/[^/]", text):
+        # Not told in full: it may hold credentials.
+        scheme = text.partition(":")[0]
+        raise StorageError(f"cannot use a storage that begins with {scheme}:/ and no second slash: write {scheme}://")
     if "://" not in text:
         try:
             return _local(Path(text).expanduser(), shown)

@@ -79,7 +79,8 @@ def connection(address: str | None, **options: Any) -> Iterator[None]:
     if address is not None:
         _probe(address)
     try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False, **options)
+        # Without "local" Ray would turn to any cluster that the environment or its temporary folder names.
+        ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         reason = " ".join(str(error).split())
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"

@@ -68,8 +68,10 @@ class Progress:
         self._run, spec = run, run.spec
         self._over_before, self._before = _over(_counts(run)), run.uses
         before = f", {self._over_before} of them over already" if self._over_before else ""
+        alone = spec.scheduler.kind != "none" and len(spec.rungs) == 1
+        rungs = ", no rung before the last epoch, so that none is stopped early" if alone else ""
         self._console.print(
-            f"searching {spec.data}: {spec.trials} trials of up to {spec.epochs} epochs{before}, "
+            f"searching {spec.data}: {spec.trials} trials of up to {spec.epochs} epochs{before}{rungs}, "
             f"epsilon {spec.epsilon:g}{by_norm(spec.norm)}, seed {spec.seed} -> {self._uri}"
         )
         if self._console.is_terminal:
@@ -96,9 +98,13 @@ class Progress:
         return "" if self._run is None else _states(self._run)
 
     def _time(self, run: StudyRun) -> str:
-        over = _over(_counts(run))
+        counts = _counts(run)
+        over = _over(counts)
+        if over < run.spec.trials and run.limit_reached and counts["running"]:
+            return f"elapsed {clock(self.elapsed)}, a limit is reached, waiting for reports of what is running"
         if over >= run.spec.trials or run.limit_reached:
-            return f"elapsed {clock(self.elapsed)}, measuring the front on the test split"
+            measuring = ", measuring the front on the test split" if counts["completed"] else ""
+            return f"elapsed {clock(self.elapsed)}{measuring}"
         done = over - self._over_before
         before = {use.limit: use.used for use in self._before}
         gained = {use.limit: use.used - before[use.limit] for use in run.uses}

@@ -24,6 +24,8 @@ def check_changes(old: StudySpec, new: StudySpec) -> None:
         for key in dict.fromkeys([*before, *after])
         if key.partition(".")[0] not in MAY_CHANGE and _shown(before, key) != _shown(after, key)
     ]
+    if not refused and [*old.space] != [*new.space]:
+        refused = ["the order of space's parameters, in which values are drawn"]
     if refused:
         raise SpecError(
             f"a study keeps what its trials have in common, and this would change {'; '.join(refused)} "

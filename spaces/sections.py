@@ -187,7 +187,8 @@ class Resources(SpecModel):
         workers: trials at the same time; as many as fit by default.
     """
 
-    cpus_per_trial: StrictFloat = Field(default=1.0, gt=0)
+    # Ray counts in ten-thousandths.
+    cpus_per_trial: StrictFloat = Field(default=1.0, ge=1e-4)
     gpus_per_trial: StrictFloat = Field(default=0.0, ge=0)
     memory_gb_per_trial: StrictFloat | None = Field(default=None, gt=0)
     workers: StrictInt | None = Field(default=None, ge=1)
@@ -195,6 +196,9 @@ class Resources(SpecModel):
     @field_validator("gpus_per_trial")
     @classmethod
     def _check_gpus(cls, gpus: float) -> float:
-        if gpus > 1 and gpus % 1:
-            raise SpecError(f"gpus_per_trial must be a fraction of one GPU or a whole number of them, got {gpus:g}")
+        if (gpus > 1 and gpus % 1) or 0 < gpus < 1e-4:
+            raise SpecError(
+                "gpus_per_trial must be 0, a fraction of one GPU of at least 0.0001 or a whole number of them, "
+                f"got {gpus:g}"
+            )
         return gpus

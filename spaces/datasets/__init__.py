@@ -11,7 +11,7 @@ from .base import Dataset, DataSource, MissingDataError, Split
 from .breast_cancer import BreastCancer
 from .cifar10 import Cifar10
 from .digits import Digits
-from .files import data_places
+from .files import at_home, data_places, is_file
 from .idx import IdxImages
 from .mnist_5k import Mnist5k
 from .own import OWN_OPTIONS, OwnOptions, call_function, load_file
@@ -87,7 +87,7 @@ def load_dataset(
         return call_function(name, options, allow_code=allow_code)
     reject_unknown(options, OWN_OPTIONS, f"data set {name!r}")
     places = [Path(), *data_places(data_dir)]
-    for path in (place / Path(name).expanduser() for place in places):
-        if path.is_file():
+    for path in (place / at_home(name) for place in places):
+        if is_file(path):
             return load_file(path, OwnOptions(**options))
     raise MissingDataError(f"data file {name!r} was not found (looked in {listed(dict.fromkeys(places))})")

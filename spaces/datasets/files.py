@@ -15,12 +15,12 @@ DATA_VARIABLE = "SPARSEVLR_DATA"
 
 def named_places(data_dir: str | None) -> list[Path]:
     """The directories that the user named: `data_dir`, then `$SPARSEVLR_DATA`."""
-    return [Path(place).expanduser() for place in (data_dir, os.environ.get(DATA_VARIABLE)) if place]
+    return [at_home(place) for place in (data_dir, os.environ.get(DATA_VARIABLE)) if place]
 
 
 def data_places(data_dir: str | None) -> list[Path]:
     """Where data is looked for, the most wanted first: named places, `./data`, then where systems keep data sets."""
-    own = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()
+    own = at_home(os.environ.get("XDG_DATA_HOME") or "~/.local/share")
     shared = [own / "datasets", Path("/usr/local/share/datasets"), Path("/usr/share/datasets")]
     return [*named_places(data_dir), Path("data"), *shared]
 
@@ -52,10 +52,30 @@ def find_files(
 
 
 def _plain_or_gzip(place: Path, file: str) -> Path | None:
-    for path in (place / file, place / f"{file}.gz"):
-        if path.is_file():
-            return path
-    return None
+    return next((path for path in (place / file, place / f"{file}.gz") if is_file(path)), None)
+
+
+def at_home(path: str) -> Path:
+    """A path with its `~` replaced.
+
+    Raises:
+        SpecError: nobody is known whose home it would be.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise SpecError(f"the data cannot be looked for in {path}: {error}; give the whole path") from error
+
+
+def is_file(path: Path) -> bool:
+    """
+    Raises:
+        SpecError: this cannot be told, as the folder is not readable or the name too long.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise SpecError(f"data file {path!s:.200} cannot be read: {error.strerror or error}") from error
 
 
 def read_bytes(path: Path) -> bytes:

@@ -14,6 +14,8 @@ from .splits import as_unit_images, held_out_validation
 
 PUBLISHED_LABELS = {"bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9": "fashion-mnist"}
 """SHA-256 of the training labels: MNIST's files and those of its drop-in replacements have the same names and sizes."""
+PUBLISHED_SAMPLES = 60_000
+"""Of the training set."""
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -41,9 +43,14 @@ class IdxImages(DataSource):
         images, labels, test_images, test_labels = (
             read_idx(path, dimensions) for path, dimensions in zip(paths, (3, 1, 3, 1), strict=True)
         )
-        really = PUBLISHED_LABELS.get(sha256(labels.tobytes()).hexdigest(), name)
-        if really != name:
+        really = PUBLISHED_LABELS.get(sha256(labels.tobytes()).hexdigest())
+        if really not in (None, name):
             raise SpecError(f"data file {paths[1]} belongs to {really!r}, not to {name!r}: use data: {really}")
+        if really is None and name in PUBLISHED_LABELS.values() and len(labels) == PUBLISHED_SAMPLES:
+            raise SpecError(
+                f"data file {paths[1]} does not hold the labels of {name!r} as published, but perhaps those of a data "
+                f"set whose files have the same names: pass another directory as --data-dir, or get it again"
+            )
         for path, found, expected in ((paths[1], labels, images), (paths[3], test_labels, test_images)):
             check_size(path, len(found), len(expected), "labels, one an image")
         if not self.validation < len(images):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..errors import SpecError
 from ..suggest import listed
 from ..usercode import described, resolve
-from .base import Dataset, Labels, Split
+from .base import Dataset, Floats, Labels, Split
 from .own_files import read_npz, read_parquet
 from .scaling import min_max_scaled
 from .splits import VALIDATION_FRACTION, as_split, pooled_split, stratified
@@ -28,7 +28,7 @@ class OwnOptions:
     """The data_options of an .npz or Parquet file.
 
     Attributes:
-        target: Parquet: the column of labels. All others are features, but for one named `split`.
+        target: Parquet: the column of labels. All others are features, but for one named `split` and pandas' index.
         scale: what inputs are divided by, or `minmax`: each feature by the training split's minimum and maximum.
         low, high: the range that inputs lie in, after `scale`; epsilon is in those units.
         shape: the shape of one input, where it is not the array's own: [channels, height, width] or
@@ -80,17 +80,18 @@ def call_function(reference: str, options: Mapping[str, Any], *, allow_code: boo
     function = resolve(reference, allow_code=allow_code, what="data set")
     try:
         made = function(**options)
+        if isinstance(made, Mapping):
+            made = {str(key): np.asarray(value) for key, value in made.items()}
     except Exception as error:
         raise SpecError(f"data set {reference!r} failed with {described(error)}") from error
     if isinstance(made, Dataset):
         return made
-    if not isinstance(made, Mapping):
+    if not isinstance(made, dict):
         raise SpecError(
             f"data set {reference!r} must return a sparsevlr.spaces.datasets.Dataset, or a mapping with the arrays "
             f"x and y, got {type(made).__name__}"
         )
-    arrays = {str(key): np.asarray(value) for key, value in made.items()}
-    return dataset_of(reference, parts_of(reference, arrays), OwnOptions())
+    return dataset_of(reference, parts_of(reference, made), OwnOptions())
 
 
 def parts_of(source: str, arrays: Mapping[str, NDArray[Any]]) -> Parts:
@@ -156,7 +157,7 @@ def _inputs(where: str, x: NDArray[Any], shape: tuple[int, ...] | None) -> NDArr
 
 def _numbered(source: str, labels: Mapping[str, NDArray[Any]]) -> tuple[tuple[str, ...], dict[str, Labels]]:
     for part, y in labels.items():
-        fractional = np.issubdtype(y.dtype, np.floating) and not np.all(y == np.round(y))
+        fractional = np.issubdtype(y.dtype, np.floating) and not np.all(np.isfinite(y) & (y == np.round(y)))
         if y.ndim != 1 or fractional or y.dtype == object:
             what = "fractions or missing values" if fractional else f"{y.dtype} of shape {y.shape}"
             raise SpecError(f"data set {source}, {part}: labels must be one whole number or text a sample, got {what}")
@@ -176,4 +177,16 @@ def _scaled(split: list[tuple[NDArray[Any], Labels]], options: OwnOptions) -> li
         arrays = list(min_max_scaled(arrays))
     elif isinstance(options.scale, int | float):
         arrays = [x / options.scale for x in arrays]
-    return [as_split(x, y) for x, (_, y) in zip(arrays, split, strict=True)]
+    return [
+        as_split(_inside(x.astype(np.float32), options.low, options.high), y)
+        for x, (_, y) in zip(arrays, split, strict=True)
+    ]
+
+
+def _inside(x: Floats, low: float, high: float) -> Floats:
+    """`x`, but what rounding to float32 has carried past an end of the range is the last number before it."""
+    for end, beyond, inwards in ((low, np.less, np.inf), (high, np.greater, -np.inf)):
+        rounded = np.float32(end)
+        if beyond(float(rounded), end):
+            x = np.where(x == rounded, np.nextafter(rounded, np.float32(inwards)), x)
+    return x

@@ -35,6 +35,8 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
 def read_parquet(path: Path, target: str) -> dict[str, NDArray[Any]]:
     """The arrays x and y of a table with one row a sample, or x_train, y_train, ... where it has a column `split`.
 
+    All columns but these two are features, the index of a table that pandas wrote excepted.
+
     Raises:
         SpecError: truncated or corrupt, no column `target`, missing values, or features that are no numbers.
     """
@@ -43,7 +45,8 @@ def read_parquet(path: Path, target: str) -> dict[str, NDArray[Any]]:
 
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
+        index = (table.schema.pandas_metadata or {}).get("index_columns", [])
+    except (OSError, ValueError, AttributeError, pa.ArrowException) as error:
         raise SpecError(
             f"data file {path} ({path.stat().st_size} bytes) is no Parquet file, or truncated or corrupt "
             f"({described(error)})"
@@ -58,7 +61,8 @@ def read_parquet(path: Path, target: str) -> dict[str, NDArray[Any]]:
             raise SpecError(
                 f"data file {path}: {table[name].null_count} missing values in column {name!r}; fill or drop them"
             )
-    features = [name for name in table.column_names if name not in (target, SPLIT_COLUMN)]
+    # pandas stores the index of a table that was sorted or shuffled, which may well tell the labels.
+    features = [name for name in table.column_names if name not in (target, SPLIT_COLUMN, *index)]
     for name in features:
         kind = table.schema.field(name).type
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):

@@ -17,6 +17,8 @@ def min_max_scaled(parts: list[NDArray[Any]], *, over: tuple[int, ...] = (0,)) -
         over: axes that share one minimum and maximum; (0,) scales each feature by itself, (0, 2) each channel of
             `(n, channels, length)`.
     """
+    # Whole numbers of few bits would wrap around, and truth values have no difference.
+    parts = [part if part.dtype in (np.float32, np.float64) else part.astype(np.float64) for part in parts]
     low = parts[0].min(axis=over, keepdims=True)
     high = parts[0].max(axis=over, keepdims=True)
     span = np.where(high > low, high - low, 1.0)

@@ -142,6 +142,12 @@ def test_what_is_shown_of_a_uri_is_never_a_key(uri: str, shown: str) -> None:
     assert "SECRET" not in said
 
 
+def test_a_uri_with_one_slash_is_no_folder() -> None:
+    with pytest.raises(StorageError, match="begins with s3:/ and no second slash: write s3://") as refused:
+        locate("s3:/KEY:SECRET@bucket/studies")
+    assert "SECRET" not in str(refused.value)
+
+
 def test_reading_tells_an_outage_from_a_corrupt_file(
     object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,7 +57,10 @@ def rows(table: pa.Table) -> list[dict[str, Any]]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of two workers."""
     path = tmp_path_factory.mktemp("studies") / "tiny"
-    search(tiny(trials=12, resources={"workers": 2}), str(path))
+    with pytest.MonkeyPatch.context() as patch:
+        # A cluster that the environment names is not asked, unless the user names it.
+        patch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+        search(tiny(trials=12, resources={"workers": 2}), str(path))
     return path
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from sparsevlr.spaces import SpecError, change_spec, check_changes, load_spec
+from sparsevlr.spaces import SpecError, StudySpec, change_spec, check_changes, load_spec
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,17 @@ def test_nothing_that_trials_have_in_common_may_change(change: str, told: str) -
     old = load_spec("digits")
     with pytest.raises(SpecError, match=re.escape(told)):
         check_changes(old, change_spec(old, [change]))
+
+
+def test_the_order_of_parameters_decides_what_is_drawn_and_may_not_change() -> None:
+    space = {"sparsity": {"low": 0.1, "high": 0.9}, "optimizer.learning_rate": {"low": 1e-3, "high": 1e-2}}
+    old = StudySpec.from_dict({"data": "digits", "epsilon": 0.05, "space": space})
+    content = old.to_dict()
+    turned = StudySpec.from_dict(content | {"space": dict(reversed(content["space"].items()))})
+    assert turned.to_dict() == content
+    with pytest.raises(SpecError, match="would change the order of space's parameters, in which values are drawn"):
+        check_changes(old, turned)
+    check_changes(old, StudySpec.from_dict(dict(reversed(content.items()))))
 
 
 def test_every_difference_is_named_in_one_line_with_the_remedy() -> None:

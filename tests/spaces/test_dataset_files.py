@@ -3,6 +3,7 @@
 import gzip
 import struct
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.io import savemat
 
 from sparsevlr.spaces import MissingDataError, SpecError
 from sparsevlr.spaces.datasets import DATASETS, Dataset
+from sparsevlr.spaces.datasets import idx as idx_module
 from sparsevlr.spaces.datasets.cifar10 import Cifar10
 from sparsevlr.spaces.datasets.idx import FILES, IdxImages
 from sparsevlr.spaces.datasets.svhn import Svhn
@@ -93,6 +95,19 @@ def test_own_folder_wins_over_the_files_beside_it(files: Path) -> None:
         (folder / file).write_bytes((files / file).read_bytes())
     (files / FILES[2]).write_bytes(idx(np.zeros_like(TEST[0])))
     check_small(MNIST.load("small", str(files)))
+
+
+def test_files_of_another_data_set_of_the_same_names_are_refused(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = {sha256(TRAIN[1].tobytes()).hexdigest(): "small"}
+    monkeypatch.setattr(idx_module, "PUBLISHED_LABELS", published)
+    monkeypatch.setattr(idx_module, "PUBLISHED_SAMPLES", len(TRAIN[1]))
+    check_small(MNIST.load("small", str(files)))
+    with pytest.raises(SpecError, match="belongs to 'small', not to 'other': use data: small"):
+        MNIST.load("other", str(files))
+    (files / FILES[1]).write_bytes(idx(TRAIN[1][::-1]))
+    with pytest.raises(SpecError, match="does not hold the labels of 'small' as published"):
+        MNIST.load("small", str(files))
+    MNIST.load("other", str(files))
 
 
 def test_missing_files_are_named(files: Path) -> None:

@@ -59,6 +59,16 @@ def test_scaling_is_learnt_on_train_alone() -> None:
     assert scaled[1].tolist() == [[0, 0], [0.5, 0], [1, 0]]
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint64, np.bool_, np.float16])
+def test_scaling_is_of_the_numbers_not_of_their_type(dtype: Any) -> None:
+    ends = (0, 1) if dtype is np.bool_ else (11, 250) if dtype in (np.uint8, np.uint64) else (-20_000, 20_000)
+    train, other = np.array([[ends[0]], [ends[1]]]), np.array([[ends[0] // 2], [sum(ends) // 2]])
+    scaled = min_max_scaled([train.astype(dtype), other.astype(dtype)])
+    wanted = min_max_scaled([train.astype(dtype).astype(float), other.astype(dtype).astype(float)])
+    assert all(np.array_equal(one, two) for one, two in zip(scaled, wanted, strict=True))
+    assert scaled[0].ravel().tolist() == [0, 1]
+
+
 def test_scaling_by_channel() -> None:
     series = np.array([[[0.0, 1.0], [10.0, 30.0]], [[2.0, 4.0], [20.0, 50.0]]])
 
@@ -128,6 +138,7 @@ def test_labels_are_numbered_in_sorted_order(tmp_path: Path, labels: Any, names:
         ({"x": X * 255, "y": Y}, r"inputs must lie in \[0, 1\], got .* data_options\.scale"),
         ({"x": X, "y": Y + 0.5}, "labels must be one whole number or text a sample"),
         ({"x": X, "y": np.full(50, np.nan)}, "labels must be one whole number or text a sample"),
+        ({"x": X, "y": np.where(Y == 2, np.inf, Y)}, "labels must be one whole number or text a sample"),
         ({"x": X, "y": Y[:, None]}, "labels must be one whole number or text a sample"),
         ({"x": X, "y": Y[:49]}, "50 inputs but 49 labels"),
         ({"x": X[:0], "y": Y[:0]}, "0 inputs but 0 labels"),
@@ -174,6 +185,21 @@ def test_scale_range_and_shape_options(tmp_path: Path) -> None:
     assert (wide.low, wide.high) == (-1, 300)
 
 
+@pytest.mark.parametrize(("low", "high"), [(-0.3, 0.3), (0.1, 0.6), (-0.6, -0.1)])
+def test_the_ends_of_a_range_belong_to_it_whatever_float32_makes_of_them(
+    tmp_path: Path, low: float, high: float
+) -> None:
+    x = np.clip(low + (high - low) * X, low, high)
+    x[::2] = low, high, low, high
+    dataset = load_dataset(npz(tmp_path, x=x, y=Y), options={"low": low, "high": high})
+    for split in dataset.splits().values():
+        assert low <= float(split.x.min()) <= low + 1e-6
+        assert high - 1e-6 <= float(split.x.max()) <= high
+    x[0, 0] = high + 1e-6
+    with pytest.raises(SpecError, match="inputs must lie in"):
+        load_dataset(npz(tmp_path, x=x, y=Y), options={"low": low, "high": high})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -207,6 +233,20 @@ def test_parquet(tmp_path: Path) -> None:
     assert named.labels == ("k0", "k1", "k2")
 
 
+@pytest.mark.parametrize("name", [None, "row"])
+def test_an_index_of_pandas_is_no_feature(tmp_path: Path, name: str | None) -> None:
+    frame = table().to_pandas().sample(frac=1, random_state=0).rename_axis(name)
+    frame.to_parquet(tmp_path / "own.parquet")
+    assert len(pq.read_schema(tmp_path / "own.parquet").names) == 4
+    assert load_dataset(str(tmp_path / "own.parquet")).shape == (2,)
+
+
+def test_metadata_that_is_no_pandas_metadata_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="is no Parquet file, or truncated or corrupt"):
+        load_table(tmp_path, table().replace_schema_metadata({"pandas": "["}))
+    assert load_table(tmp_path, table().replace_schema_metadata({"other": "["})).shape == (2,)
+
+
 def test_parquet_with_its_own_splits(tmp_path: Path) -> None:
     split = ["train"] * 30 + ["validation"] * 5 + ["test"] * 15
     dataset = load_table(tmp_path, table(split=split))
@@ -238,6 +278,7 @@ def test_own_function_runs_only_when_allowed(tmp_path: Path, monkeypatch: pytest
         "def arrays(n=20): return {'x': np.linspace(0, 1, n * 2).reshape(n, 2), 'y': np.arange(n) % 2}\n"
         "def made(): return load_dataset('breast-cancer')\n"
         "def nothing(): return None\n"
+        "def ragged(): return {'x': [[0.5], [0.5, 0.5]], 'y': [0, 1]}\n"
         "def fails(): raise OSError('gone')\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -250,8 +291,19 @@ def test_own_function_runs_only_when_allowed(tmp_path: Path, monkeypatch: pytest
     assert load_dataset("own_data_module:made", allow_code=True).classes == 2
     with pytest.raises(SpecError, match=r"must return .* got NoneType"):
         load_dataset("own_data_module:nothing", allow_code=True)
+    with pytest.raises(SpecError, match=r"failed with ValueError: .*inhomogeneous"):
+        load_dataset("own_data_module:ragged", allow_code=True)
     with pytest.raises(SpecError, match="failed with OSError: gone"):
         load_dataset("own_data_module:fails", allow_code=True)
+
+
+def test_places_that_cannot_be_looked_in_are_told() -> None:
+    with pytest.raises(SpecError, match=r"cannot be looked for in ~nobody-here: .* give the whole path"):
+        load_dataset("fashion-mnist", data_dir="~nobody-here")
+    with pytest.raises(SpecError, match=r"cannot be looked for in ~nobody-here/x\.npz"):
+        load_dataset("~nobody-here/x.npz")
+    with pytest.raises(SpecError, match="cannot be read: File name too long"):
+        load_dataset("x" * 300 + ".npz")
 
 
 def test_unknown_name_is_told_with_the_closest() -> None:

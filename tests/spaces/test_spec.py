@@ -129,10 +129,11 @@ def test_constants_are_what_decides_the_network() -> None:
         ({"verification": {"grid": [0, 1]}}, r"verification\.grid must be growing fractions"),
         ({"verification": {"pgd_steps": 0}}, r"verification\.pgd_steps must be at least 1"),
         ({"resources": {"workers": 0}}, r"resources\.workers must be at least 1, got 0"),
-        ({"resources": {"cpus_per_trial": 0}}, r"resources\.cpus_per_trial must be above 0, got 0"),
+        ({"resources": {"cpus_per_trial": 0}}, r"resources\.cpus_per_trial must be at least 0\.0001, got 0"),
+        ({"resources": {"gpus_per_trial": 1e-5}}, r"resources\.gpus_per_trial must be 0, .* got 1e-05"),
         (
             {"resources": {"gpus_per_trial": 1.5}},
-            r"resources\.gpus_per_trial must be a fraction of one GPU or .* got 1.5",
+            r"resources\.gpus_per_trial must be 0, a fraction of one GPU .* got 1.5",
         ),
         ({"resources": {"memory_gb_per_trial": 0}}, r"resources\.memory_gb_per_trial must be above 0, got 0"),
         ({"space": []}, r"space must be a mapping of names to parameters, got \[\]|space must be a mapping"),
