@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from importlib import metadata
 
 import torch
+from joblib import cpu_count
 from torch import nn
 
 from ..spaces import SpecError
@@ -33,7 +33,7 @@ def check_installation(address: str | None, data_dir: str | None) -> list[dict[s
             lirpa or f"a second opinion on bounds, in tests: {auto_lirpa.INSTALL}",
         )
     )
-    rows.append(_row("CPUs", True, str(os.cpu_count())))
+    rows.append(_row("CPUs", True, str(cpu_count())))
     ratio = bfloat16_ratio()
     advice = "" if ratio < 1 else ": train with precision float32"
     rows.append(_row("bfloat16", ratio < 1, f"a convolution takes {ratio:.2g} x its time in float32{advice}"))

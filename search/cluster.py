@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 import torch
+from joblib import cpu_count
 from ray.exceptions import GetTimeoutError, NodeDiedError, RayError, RayTaskError
 from ray.tune.execution import class_cache
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -115,9 +116,12 @@ def as_trials_run(spec: StudySpec, function: Callable[..., Any]) -> Any:
 
 
 def workers(spec: StudySpec) -> int:
-    """Trials at once on this machine: as asked, else as many as its cores and memory allow, one at least."""
+    """Trials at once on this machine: as asked, else as many as its cores and memory allow, one at least.
+
+    Cores are those that this process may use: fewer than there are in a container, or beside others in a batch system.
+    """
     asked = spec.resources
-    fit = (os.cpu_count() or 1) / asked.cpus_per_trial
+    fit = cpu_count() / asked.cpus_per_trial
     if asked.memory_gb_per_trial is not None:
         fit = min(fit, _memory_gb() / asked.memory_gb_per_trial)
     return asked.workers or max(1, int(fit))

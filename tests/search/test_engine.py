@@ -21,6 +21,7 @@ from ray.exceptions import RayTaskError, WorkerCrashedError
 from sparsevlr.results import Record, StorageError, Store, StudyError, open_study
 from sparsevlr.results.location import locate
 from sparsevlr.search import engine, resume, search
+from sparsevlr.search.cluster import workers
 from sparsevlr.search.engine import score_on_test, scored_on_test
 from sparsevlr.spaces import StudySpec, TrialConfig, load_dataset
 from sparsevlr.trainables.checkpoint import Checkpoint
@@ -282,6 +283,17 @@ def test_a_study_that_was_cut_before_it_cleared_up_does_so_when_it_is_resumed(fi
     (study / "stages" / "0123456789abcdef").mkdir(parents=True)
     resume(str(study))
     assert not (study / "stages").exists()
+
+
+def test_no_more_trials_run_at_once_than_this_process_has_cores() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert workers(tiny()) == 1
+        assert workers(tiny(resources={"cpus_per_trial": 0.25})) == 4
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert workers(tiny(resources={"workers": 7})) == 7
 
 
 def ray_workers(title: str) -> list[int]:
