@@ -1,4 +1,4 @@
-"""Studies of one trial, and their exports."""
+"""Studies of one trial, their exports, and what a check of these says."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from typing import Any
 
 from sparsevlr.results import Study
 from sparsevlr.spaces import StudySpec
-from sparsevlr.trainables.export import Certificate, export_trial
+from sparsevlr.trainables.export import Certificate, Check, export_trial
 from sparsevlr.trainables.export.folder import CERTIFICATE, digest
 
 from ...search.one_worker import run_to_the_end
@@ -59,3 +59,11 @@ def change(folder: Path, how: Any) -> None:
 def last_report(study: Study) -> dict[str, Any]:
     row: dict[str, Any] = study.trials().to_pylist()[0]
     return row
+
+
+def agree(checks: list[Check]) -> bool:
+    return all(check.holds for check in checks)
+
+
+def by_name(checks: list[Check]) -> dict[str, Check]:
+    return {check.what: check for check in checks}
