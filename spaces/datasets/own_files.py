@@ -45,8 +45,8 @@ def read_parquet(path: Path, target: str) -> dict[str, NDArray[Any]]:
 
     try:
         table = pq.read_table(path)
-        index = (table.schema.pandas_metadata or {}).get("index_columns", [])
-    except (OSError, ValueError, AttributeError, pa.ArrowException) as error:
+        index = [*((table.schema.pandas_metadata or {}).get("index_columns") or ())]
+    except (OSError, ValueError, TypeError, AttributeError, pa.ArrowException) as error:
         raise SpecError(
             f"data file {path} ({path.stat().st_size} bytes) is no Parquet file, or truncated or corrupt "
             f"({described(error)})"

@@ -241,9 +241,11 @@ def test_an_index_of_pandas_is_no_feature(tmp_path: Path, name: str | None) -> N
     assert load_dataset(str(tmp_path / "own.parquet")).shape == (2,)
 
 
-def test_metadata_that_is_no_pandas_metadata_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("metadata", ["[", "[]x", '{"index_columns": 3}', "[1]"])
+def test_metadata_that_is_no_pandas_metadata_is_refused(tmp_path: Path, metadata: str) -> None:
     with pytest.raises(SpecError, match="is no Parquet file, or truncated or corrupt"):
-        load_table(tmp_path, table().replace_schema_metadata({"pandas": "["}))
+        load_table(tmp_path, table().replace_schema_metadata({"pandas": metadata}))
+    assert load_table(tmp_path, table().replace_schema_metadata({"pandas": '{"index_columns": null}'})).shape == (2,)
     assert load_table(tmp_path, table().replace_schema_metadata({"other": "["})).shape == (2,)
 
 
