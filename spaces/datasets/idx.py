@@ -12,7 +12,7 @@ from .base import Dataset, DataSource
 from .files import check_size, find_files, read_bytes
 from .splits import as_unit_images, held_out_validation
 
-PUBLISHED_LABELS = {"bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9": "fashion-mnist"}
+PUBLISHED_LABELS = {"657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7": "fashion-mnist"}
 """SHA-256 of the training labels: MNIST's files and those of its drop-in replacements have the same names and sizes."""
 PUBLISHED_SAMPLES = 60_000
 """Of the training set."""

@@ -14,6 +14,7 @@ from sparsevlr.spaces import MissingDataError, SpecError
 from sparsevlr.spaces.datasets import DATASETS, Dataset
 from sparsevlr.spaces.datasets import idx as idx_module
 from sparsevlr.spaces.datasets.cifar10 import Cifar10
+from sparsevlr.spaces.datasets.files import find_files
 from sparsevlr.spaces.datasets.idx import FILES, IdxImages
 from sparsevlr.spaces.datasets.svhn import Svhn
 
@@ -108,6 +109,17 @@ def test_files_of_another_data_set_of_the_same_names_are_refused(files: Path, mo
     with pytest.raises(SpecError, match="does not hold the labels of 'small' as published"):
         MNIST.load("small", str(files))
     MNIST.load("other", str(files))
+
+
+def test_the_real_fashion_mnist_is_not_taken_for_mnist() -> None:
+    source = DATASETS["fashion-mnist"]
+    assert isinstance(source, IdxImages)
+    try:
+        paths = find_files("fashion-mnist", FILES, source.folders, None, remedy="")
+    except MissingDataError as error:
+        pytest.skip(str(error))
+    with pytest.raises(SpecError, match="belongs to 'fashion-mnist', not to 'mnist': use data: fashion-mnist"):
+        DATASETS["mnist"].load("mnist", str(paths[0].parent))
 
 
 def test_missing_files_are_named(files: Path) -> None:
