@@ -63,12 +63,18 @@ MNIST = COMMON | {"data": "mnist-5k", "epochs": 40, "batch_size": 128}
 
 @dataclass(frozen=True)
 class Setting:
-    """A data set, an epsilon and a budget."""
+    """A data set, an epsilon and a budget.
+
+    Attributes:
+        seeds: of all trainings.
+        dense_again: losses whose dense networks are trained with seeds 1 and 2 as well.
+    """
 
     spec: Options
     losses: Mapping[str, Options]
     fixed: Options
     seeds: Sequence[int] = (0, 1, 2)
+    dense_again: Sequence[str] = ()
 
 
 HALF = {"architecture": "cnn-small", "architecture.width": 0.5, "optimizer.learning_rate": 3e-3}
@@ -80,6 +86,7 @@ SETTINGS = {
         AT_0_1,
         HALF | {"architecture.width": 1.0},
         (0,),
+        ("ibp", "crown-ibp", "sabr", "mtl-ibp", "cc-ibp", "exp-ibp"),
     ),
 }
 
@@ -107,9 +114,10 @@ class Run:
 
 def planned(name: str) -> list[Run]:
     setting = SETTINGS[name]
+    again = [Run(name, loss, 0.0, seed) for seed in (1, 2) for loss in setting.dense_again]
     return [
         Run(name, loss, sparsity, seed) for seed in setting.seeds for sparsity in SPARSITIES for loss in setting.losses
-    ]
+    ] + again
 
 
 def run(names: Sequence[str], workers: int) -> None:
