@@ -125,20 +125,20 @@ class Sparsification:
         """Put back a mask and what `tensors` took out.
 
         Raises:
-            CheckpointError: it holds neither a snapshot nor scores of this network.
+            CheckpointError: it holds something else.
         """
         self.mask = self._in_order(mask)
         prefix = f"{SNAPSHOT}/"
         self._snapshot = {key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)}
         rest = {key: value for key, value in flat.items() if not key.startswith(prefix)}
-        self._most = int(rest.pop(BEGUN, self.mask.total))
         self._learning = None
-        if rest:
-            try:
+        try:
+            self._most = int(rest.pop(BEGUN, self.mask.total))
+            if rest:
                 self._learning = self._started()
                 self._learning.load_(rest)
-            except (KeyError, RuntimeError) as error:
-                raise CheckpointError(f"the checkpoint's scores are not those of this network: {error}") from error
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint's pruning is not that of this network: {error}") from error
 
     def _in_order(self, mask: Mask) -> Mask:
         """The mask with its layers in the order of the network, which decides between equal scores; a file has none."""
@@ -170,7 +170,7 @@ class Sparsification:
 
     def _started(self) -> ScoresInTraining:
         assert isinstance(self._methods.score, LearnedScore)
-        return ScoresInTraining(self._methods.score, self._weights)
+        return ScoresInTraining(self._methods.score, self._weights, self.mask)
 
     def _show_learned(self) -> None:
         assert self._learning is not None

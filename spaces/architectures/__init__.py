@@ -96,7 +96,7 @@ def _build_own(name: str, options: Mapping[str, Any], shape: tuple[int, ...], cl
         )
     places: dict[int, str] = {}
     for place, tensor in network.state_dict(keep_vars=True).items():
-        if (first := places.setdefault(id(tensor), place)) != place:
+        if isinstance(tensor, torch.Tensor) and (first := places.setdefault(id(tensor), place)) != place:
             raise SpecError(
                 f"architecture {name!r} has one tensor at two places, {first} and {place}: "
                 "give each place a layer of its own, since weights are counted, pruned and stored by place"

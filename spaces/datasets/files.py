@@ -4,6 +4,7 @@ import gzip
 import os
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import SpecError
@@ -20,8 +21,10 @@ def named_places(data_dir: str | None) -> list[Path]:
 
 def data_places(data_dir: str | None) -> list[Path]:
     """Where data is looked for, the most wanted first: named places, `./data`, then where systems keep data sets."""
-    own = at_home(os.environ.get("XDG_DATA_HOME") or "~/.local/share")
-    shared = [own / "datasets", Path("/usr/local/share/datasets"), Path("/usr/share/datasets")]
+    shared = [Path("/usr/local/share/datasets"), Path("/usr/share/datasets")]
+    # Some containers run users that have no home.
+    with suppress(SpecError):
+        shared.insert(0, at_home(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "datasets")
     return [*named_places(data_dir), Path("data"), *shared]
 
 
@@ -64,7 +67,9 @@ def at_home(path: str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise SpecError(f"the data cannot be looked for in {path}: {error}; give the whole path") from error
+        raise SpecError(
+            f"the data cannot be looked for in {path}: {str(error).rstrip('.')}; give the whole path"
+        ) from error
 
 
 def is_file(path: Path) -> bool:

@@ -186,7 +186,8 @@ def _scaled(split: list[tuple[NDArray[Any], Labels]], options: OwnOptions) -> li
 def _inside(x: Floats, low: float, high: float) -> Floats:
     """`x`, but what rounding to float32 has carried past an end of the range is the last number before it."""
     for end, beyond, inwards in ((low, np.less, np.inf), (high, np.greater, -np.inf)):
-        rounded = np.float32(end)
-        if beyond(float(rounded), end):
+        with np.errstate(over="ignore"):
+            rounded = np.float32(end)
+        if np.isfinite(rounded) and beyond(float(rounded), end):
             x = np.where(x == rounded, np.nextafter(rounded, np.float32(inwards)), x)
     return x

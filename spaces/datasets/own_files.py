@@ -45,8 +45,7 @@ def read_parquet(path: Path, target: str) -> dict[str, NDArray[Any]]:
 
     try:
         table = pq.read_table(path)
-        index = [*((table.schema.pandas_metadata or {}).get("index_columns") or ())]
-    except (OSError, ValueError, TypeError, AttributeError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException) as error:
         raise SpecError(
             f"data file {path} ({path.stat().st_size} bytes) is no Parquet file, or truncated or corrupt "
             f"({described(error)})"
@@ -56,13 +55,15 @@ def read_parquet(path: Path, target: str) -> dict[str, NDArray[Any]]:
             f"data file {path} has no column {target!r} for the labels{closest(target, table.column_names)} "
             f"(it has: {listed(table.column_names[:20])}); name it as data_options.target"
         )
+    # pandas stores the index of a table that was sorted or shuffled, which may well tell the labels.
+    index = [name for name in _index_columns(table.schema) if name not in (target, SPLIT_COLUMN)]
+    table = table.drop_columns([name for name in table.column_names if name in index])
     for name in table.column_names:
         if table[name].null_count:
             raise SpecError(
                 f"data file {path}: {table[name].null_count} missing values in column {name!r}; fill or drop them"
             )
-    # pandas stores the index of a table that was sorted or shuffled, which may well tell the labels.
-    features = [name for name in table.column_names if name not in (target, SPLIT_COLUMN, *index)]
+    features = [name for name in table.column_names if name not in (target, SPLIT_COLUMN)]
     for name in features:
         kind = table.schema.field(name).type
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
@@ -81,3 +82,12 @@ def read_parquet(path: Path, target: str) -> dict[str, NDArray[Any]]:
         )
     parts = [part for part in SPLITS if part in split]
     return {f"x_{part}": x[split == part] for part in parts} | {f"y_{part}": y[split == part] for part in parts}
+
+
+def _index_columns(schema: Any) -> list[str]:
+    """The columns that pandas says it has stored an index in; what is no such saying names none."""
+    try:
+        columns = (schema.pandas_metadata or {}).get("index_columns")
+    except (ValueError, AttributeError, RecursionError):
+        return []
+    return [name for name in columns if isinstance(name, str)] if isinstance(columns, list) else []

@@ -94,6 +94,24 @@ def test_scores_are_learned_for_what_the_parent_has_left(
     assert all(bool((mask[name] <= source.mask[name]).all()) for name in mask)
 
 
+def test_weights_that_a_parent_has_kept_at_zero_count_as_kept(
+    spec: StudySpec, digits: Dataset, parent: tuple[Location, Checkpoint]
+) -> None:
+    where, source = parent
+    zeroed = {name: value.clone() for name, value in source.weights.items()}
+    zeroed["1.weight"][source.mask["1.weight"].nonzero()[0, 0]] = 0.0
+    one = child("parent-weights", "hydra", sparsity=0.5)
+    trial = Trial(one, spec, digits, location=where)
+    trial._training.begin_from(replace(source, weights=zeroed))
+    trial._training.train_until(2)
+    assert trial._training._sparsification.learning
+    assert trial._training.mask.kept == source.mask.kept
+    again = Trial(one, spec, digits, location=where)
+    again._training.restore(trial._training.checkpoint("key", 0.0), "key")
+    again._training.train_until(3)
+    assert again._training.mask.kept == source.mask.kept
+
+
 def test_rounds_go_back_to_the_weights_that_were_drawn_for_the_mask(
     spec: StudySpec, digits: Dataset, parent: tuple[Location, Checkpoint]
 ) -> None:

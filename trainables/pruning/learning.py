@@ -12,7 +12,7 @@ from ..mask import Mask
 from ..optimizers import load_optimizer, optimizer_tensors
 from .base import Candidates, LearnedScore, Score
 
-DENSE, SCORE = "dense", "score"
+DENSE, SCORE, WITHIN = "dense", "score", "within"
 
 
 class ScoresInTraining(Score):
@@ -20,20 +20,17 @@ class ScoresInTraining(Score):
 
     Args:
         rule: what is trained, and how.
-        weights: by name, those that a parent has pruned being zero.
+        weights: by name.
+        within: what may be kept; on a parent's mask these are fewer than all.
     """
 
     description: ClassVar[str] = "score: absolute value of a trained number"
 
-    def __init__(self, rule: LearnedScore, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, rule: LearnedScore, weights: Mapping[str, Tensor], within: Mask) -> None:
+        self.within = within
         self._dense = {name: weight.detach().clone() for name, weight in weights.items()}
         self._scores = {name: nn.Parameter(score) for name, score in rule.start(self._dense).items()}
         self._optimizer = torch.optim.Adam(self._scores.values(), lr=rule.learning_rate)
-
-    @property
-    def within(self) -> Mask:
-        """The weights that there were when training of the scores began: fewer than all on a parent's mask."""
-        return Mask({name: weight != 0 for name, weight in self._dense.items()})
 
     def scores(self, candidates: Candidates) -> dict[str, Tensor]:
         return {name: score.detach().abs() for name, score in self._scores.items()}
@@ -58,7 +55,8 @@ class ScoresInTraining(Score):
         """The whole state, by `entry/name`."""
         dense = {f"{DENSE}/{name}": weight for name, weight in self._dense.items()}
         scores = {f"{SCORE}/{name}": score.detach() for name, score in self._scores.items()}
-        return dense | scores | optimizer_tensors(self._optimizer, self._scores)
+        within = {f"{WITHIN}/{name}": kept for name, kept in self.within.items()}
+        return dense | scores | within | optimizer_tensors(self._optimizer, self._scores)
 
     @torch.no_grad()
     def load_(self, flat: Mapping[str, Tensor]) -> None:
@@ -66,5 +64,8 @@ class ScoresInTraining(Score):
         for name, score in self._scores.items():
             self._dense[name] = flat[f"{DENSE}/{name}"].to(score.device)
             score.copy_(flat[f"{SCORE}/{name}"])
-        moments = {key: value for key, value in flat.items() if key.partition("/")[0] not in (DENSE, SCORE)}
+        # Checkpoints of before parents had masks that last have none: all may be kept.
+        within = {name: flat.get(f"{WITHIN}/{name}", torch.ones_like(kept)) for name, kept in self.within.items()}
+        self.within = Mask(within)
+        moments = {key: value for key, value in flat.items() if key.partition("/")[0] not in (DENSE, SCORE, WITHIN)}
         load_optimizer(self._optimizer, self._scores, moments)
