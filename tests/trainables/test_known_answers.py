@@ -145,7 +145,10 @@ def test_loss_gradients_are_means_and_leave_the_network_as_it_was() -> None:
 def test_scores_move_by_the_straight_through_gradient() -> None:
     weights = {"w": torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.5, -0.25]])}
     rule = Hydra(learning_rate=0.01)
-    learning = ScoresInTraining(rule, weights)
+    within, all_of_them = (
+        Mask({"w": torch.tensor([[True, True, True], [last, True, True]])}) for last in (False, True)
+    )
+    learning = ScoresInTraining(rule, weights, within)
     start = learning.tensors()["score/w"].clone()
     assert torch.allclose(start, math.sqrt(6 / 3) * weights["w"] / 2)
     gradients = torch.tensor([[1.0, -2.0, 3.0], [4.0, 0.0, -1.0]])
@@ -163,11 +166,15 @@ def test_scores_move_by_the_straight_through_gradient() -> None:
     assert torch.allclose(state["score/w"], start - 0.01 * scores.grad.sign(), atol=1e-6)
     assert (state["score/w"].abs() - start.abs())[0].sign().tolist() == [-1, -1, -1]
 
-    again = ScoresInTraining(rule, {"w": torch.zeros(2, 3)})
+    again = ScoresInTraining(rule, {"w": torch.zeros(2, 3)}, all_of_them)
     again.load_({name: value.clone() for name, value in state.items()})
+    assert torch.equal(again.within["w"], within["w"])
     for each in (learning, again):
         each.step_({"w": -gradients})
     assert all(torch.equal(value, again.tensors()[name]) for name, value in learning.tensors().items())
+    # As checkpoints were before they told what may be kept.
+    again.load_({name: value for name, value in learning.tensors().items() if not name.startswith("within/")})
+    assert torch.equal(again.within["w"], all_of_them["w"])
 
 
 def two_neurons() -> nn.Sequential:
