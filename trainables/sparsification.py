@@ -125,7 +125,7 @@ class Sparsification:
         """Put back a mask and what `tensors` took out.
 
         Raises:
-            CheckpointError: it holds something else.
+            CheckpointError: it does not hold what this network and its methods have to remember.
         """
         self.mask = self._in_order(mask)
         prefix = f"{SNAPSHOT}/"

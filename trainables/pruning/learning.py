@@ -64,8 +64,9 @@ class ScoresInTraining(Score):
         for name, score in self._scores.items():
             self._dense[name] = flat[f"{DENSE}/{name}"].to(score.device)
             score.copy_(flat[f"{SCORE}/{name}"])
-        # Checkpoints of before parents had masks that last have none: all may be kept.
-        within = {name: flat.get(f"{WITHIN}/{name}", torch.ones_like(kept)) for name, kept in self.within.items()}
-        self.within = Mask(within)
+        # Older checkpoints do not tell what may be kept; there it is all.
+        self.within = Mask(
+            {name: flat.get(f"{WITHIN}/{name}", torch.ones_like(kept)) for name, kept in self.within.items()}
+        )
         moments = {key: value for key, value in flat.items() if key.partition("/")[0] not in (DENSE, SCORE, WITHIN)}
         load_optimizer(self._optimizer, self._scores, moments)
